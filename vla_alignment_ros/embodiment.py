@@ -1,0 +1,402 @@
+"""The embodiment: everything that is particular to one robot, in one validated description.
+
+It is written once as YAML (`config/embodiments/*.yaml`), used by every node, and stored inside
+every bag and every checkpoint, so that nobody has to guess what an action means: its frame, its
+units, its order and the sign of the gripper travel with the data.
+
+Conventions: REP-103 (metres, radians, right-handed); gripper 1 = open, 0 = closed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vla_alignment_ros.errors import EmbodimentError
+
+ACTION_DIM = 7
+PACKAGE = 'vla_alignment_ros'
+
+IMAGE = 'sensor_msgs/msg/Image'
+COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
+JOINT_STATE = 'sensor_msgs/msg/JointState'
+STRING = 'std_msgs/msg/String'
+FLOAT64 = 'std_msgs/msg/Float64'
+FLOAT64_MULTI_ARRAY = 'std_msgs/msg/Float64MultiArray'
+TWIST_STAMPED = 'geometry_msgs/msg/TwistStamped'
+JOINT_TRAJECTORY = 'trajectory_msgs/msg/JointTrajectory'
+
+ACTION_SPACES = ('ee_delta', 'joint_position', 'joint_velocity')
+
+# codec -> the roles of its topics and the message type each role carries
+COMMAND_TOPICS: dict[str, dict[str, str]] = {
+    'twist': {'twist': TWIST_STAMPED, 'gripper': FLOAT64},
+    'joint_trajectory': {'command': JOINT_TRAJECTORY},
+    'multi_array': {'command': FLOAT64_MULTI_ARRAY},
+}
+# roles that may be left out: a hand with a driver of its own beside the arm's controller
+OPTIONAL_COMMAND_TOPICS: dict[str, dict[str, str]] = {
+    'joint_trajectory': {'gripper': FLOAT64},
+    'multi_array': {'gripper': FLOAT64},
+}
+
+_TOPIC = re.compile(r'~?/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
+
+
+def package_path(*parts: str) -> Path:
+    """Path of a resource of this package, in a source checkout or an installed `share/` folder.
+
+    A checkout (or an editable install) keeps `config/`, `urdf/` … beside the Python package; an
+    installed one has them under `<prefix>/share/vla_alignment_ros`.
+    """
+    source = Path(__file__).resolve().parents[1]
+    if (source / 'package.xml').is_file():
+        return source.joinpath(*parts)
+    prefixes = [Path(p) for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
+    # <prefix>/lib/pythonX.Y/site-packages/vla_alignment_ros/embodiment.py
+    prefixes += list(Path(__file__).resolve().parents)[2:6]
+    for prefix in prefixes:
+        share = prefix / 'share' / PACKAGE
+        if share.is_dir():
+            return share.joinpath(*parts)
+    raise EmbodimentError(
+        f'the shared files of {PACKAGE} are not installed; install the package with colcon or '
+        f'`pip install`, or run from its source checkout'
+    )
+
+
+def resolve_resource(uri: str) -> Path:
+    """`package://vla_alignment_ros/…`, or an absolute or relative path, as an existing file."""
+    prefix = f'package://{PACKAGE}/'
+    if uri.startswith(prefix):
+        root = package_path().resolve()
+        path = (root / uri[len(prefix) :]).resolve()
+        if not path.is_relative_to(root):
+            raise EmbodimentError(f'{uri!r} points outside the package')
+    elif '://' in uri:
+        raise EmbodimentError(f'cannot resolve {uri!r}: use a file path or {prefix}…')
+    else:
+        path = Path(uri).expanduser()
+    if not path.is_file():
+        raise EmbodimentError(f'file not found: {uri!r} (looked at {path})')
+    return path
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One camera: the topic it is on and the size, in pixels, that an observation has."""
+
+    name: str
+    topic: str
+    width: int
+    height: int
+    compressed: bool = False  # True: the topic carries sensor_msgs/CompressedImage
+
+    @property
+    def message_type(self) -> str:
+        return COMPRESSED_IMAGE if self.compressed else IMAGE
+
+
+@dataclass(frozen=True)
+class Gripper:
+    """The gripper's joint in `joint_states` and its positions (m or rad) when open and closed."""
+
+    joint: str
+    open_position: float
+    closed_position: float
+
+    def opening(self, position: float) -> float:
+        """Joint position as opening: 1 = open, 0 = closed."""
+        span = self.open_position - self.closed_position
+        return (position - self.closed_position) / span
+
+    def position(self, opening: float) -> float:
+        """Opening (1 = open, 0 = closed) as joint position."""
+        return self.closed_position + opening * (self.open_position - self.closed_position)
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """What the seven numbers of an action mean, and how far they may go.
+
+    `low`/`high` bound one control step in `units`; the other limits are per second (velocity),
+    per second² (acceleration) and per second³ (jerk). For `ee_delta` velocity means the rate of
+    the delta itself (delta × rate). A limit that is absent is infinite.
+    """
+
+    space: str
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    frame: str = 'base_link'
+    max_velocity: tuple[float, ...] | None = None
+    max_acceleration: tuple[float, ...] | None = None
+    max_jerk: tuple[float, ...] | None = None
+    workspace_low: tuple[float, ...] | None = None
+    workspace_high: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class CommandSpec:
+    """How an action leaves the node: the codec and the topic of each of its roles."""
+
+    codec: str
+    topics: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Embodiment:
+    """One robot as the whole package sees it. Validated on construction."""
+
+    name: str
+    cameras: tuple[Camera, ...]
+    joint_names: tuple[str, ...]
+    gripper: Gripper
+    action: ActionSpec
+    command: CommandSpec
+    rate_hz: float
+    instruction_topic: str = 'instruction'
+    joint_states_topic: str = 'joint_states'
+    urdf: str | None = None
+    base_link: str = 'base_link'
+    ee_link: str | None = None
+    max_age_s: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    # -- construction ---------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, path_or_name: str | Path) -> Embodiment:
+        """From a YAML file, or by the name of a shipped one (`tabletop`)."""
+        path = Path(path_or_name).expanduser()
+        if not path.is_file():
+            if not re.fullmatch(r'[A-Za-z0-9_-]+', str(path_or_name)):
+                raise EmbodimentError(f'embodiment file not found: {path}')
+            folder = package_path('config', 'embodiments')
+            path = folder / f'{path_or_name}.yaml'
+            if not path.is_file():
+                shipped = ', '.join(sorted(p.stem for p in folder.glob('*.yaml')))
+                raise EmbodimentError(
+                    f'no embodiment named {str(path_or_name)!r}; shipped ones: {shipped}; '
+                    f'or give the path of a YAML file'
+                )
+        try:
+            data = yaml.safe_load(path.read_text(encoding='utf-8'))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise EmbodimentError(f'{path} is not valid YAML: {error}') from error
+        try:
+            return cls.from_dict(data)
+        except EmbodimentError as error:
+            raise EmbodimentError(f'{path}: {error}') from error
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Embodiment:
+        """From the mapping that `to_dict` gives; unknown keys are refused, the allowed listed."""
+        return _build(cls, data, 'embodiment')
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings: fit for YAML and JSON."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical description: equal exactly when the embodiments are equal."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    # -- topics ---------------------------------------------------------------------------------
+
+    def observation_topics(self) -> dict[str, str]:
+        """Topic -> message type of all that an observation is made from."""
+        topics = {camera.topic: camera.message_type for camera in self.cameras}
+        topics[self.joint_states_topic] = JOINT_STATE
+        topics[self.instruction_topic] = STRING
+        return topics
+
+    def command_topics(self) -> dict[str, str]:
+        """Topic -> message type of the command codec."""
+        codec = self.command.codec
+        roles = {**COMMAND_TOPICS[codec], **OPTIONAL_COMMAND_TOPICS.get(codec, {})}
+        return {topic: roles[role] for role, topic in self.command.topics.items()}
+
+    def topics(self) -> dict[str, str]:
+        """Topic -> message type of everything a recording of this robot holds."""
+        return {**self.observation_topics(), **self.command_topics()}
+
+    def source_topics(self) -> dict[str, str]:
+        """Source name ('front', 'joint_states', 'instruction', …) -> topic."""
+        sources = {camera.name: camera.topic for camera in self.cameras}
+        sources['joint_states'] = self.joint_states_topic
+        sources['instruction'] = self.instruction_topic
+        return sources
+
+
+_NESTED = {'gripper': Gripper, 'action': ActionSpec, 'command': CommandSpec}
+_MAPPINGS = ('topics', 'max_age_s')
+
+
+def _build(cls: type, data: Any, where: str) -> Any:
+    """Build a dataclass from a mapping, refusing unknown and missing keys by name."""
+    if not isinstance(data, Mapping):
+        raise EmbodimentError(f'{where} must be a mapping, got {type(data).__name__}')
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(str(key) for key in data if key not in fields)
+    if unknown:
+        raise EmbodimentError(
+            f'unknown key {", ".join(unknown)} in {where}; allowed: {", ".join(fields)}'
+        )
+    missing = [
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+        and name not in data
+    ]
+    if missing:
+        raise EmbodimentError(f'{where} lacks {", ".join(missing)}')
+    values = {key: _value(key, value, where) for key, value in data.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise EmbodimentError(f'{where}: {error}') from error
+
+
+def _value(key: str, value: Any, where: str) -> Any:
+    if key == 'cameras':
+        if not isinstance(value, (list, tuple)):
+            raise EmbodimentError('cameras must be a list')
+        return tuple(_build(Camera, item, f'cameras[{i}]') for i, item in enumerate(value))
+    if key in _NESTED:
+        return _build(_NESTED[key], value, key)
+    if key in _MAPPINGS:
+        if not isinstance(value, Mapping):
+            raise EmbodimentError(f'{where}.{key} must be a mapping')
+        return dict(value)
+    if isinstance(value, list):
+        return tuple(value)
+    return value
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
+def _check_vector(name: str, values: Any, length: int, positive: bool = False) -> None:
+    if not isinstance(values, tuple) or len(values) != length:
+        raise EmbodimentError(f'action.{name} needs {length} values, got {values!r}')
+    if not all(_number(v) for v in values):
+        raise EmbodimentError(f'action.{name} must hold numbers, got {values!r}')
+    if positive and not all(v > 0 for v in values):
+        raise EmbodimentError(f'action.{name} must be positive, got {values!r}')
+
+
+def _check_action(spec: ActionSpec) -> None:
+    if spec.space not in ACTION_SPACES:
+        raise EmbodimentError(
+            f'action.space {spec.space!r} is unknown; allowed: {", ".join(ACTION_SPACES)}'
+        )
+    for name in ('names', 'units'):
+        values = getattr(spec, name)
+        if not isinstance(values, tuple) or len(values) != ACTION_DIM:
+            raise EmbodimentError(f'action.{name} needs {ACTION_DIM} entries, got {values!r}')
+    if len(set(spec.names)) != ACTION_DIM:
+        raise EmbodimentError(f'action.names are not distinct: {spec.names!r}')
+    for name in ('low', 'high'):
+        _check_vector(name, getattr(spec, name), ACTION_DIM)
+    if not all(low < high for low, high in zip(spec.low, spec.high)):
+        raise EmbodimentError(f'action.low must be below action.high: {spec.low} {spec.high}')
+    for name in ('max_velocity', 'max_acceleration', 'max_jerk'):
+        if getattr(spec, name) is not None:
+            _check_vector(name, getattr(spec, name), ACTION_DIM, positive=True)
+    box = (spec.workspace_low, spec.workspace_high)
+    if (box[0] is None) != (box[1] is None):
+        raise EmbodimentError('give both action.workspace_low and action.workspace_high, or none')
+    if box[0] is not None:
+        _check_vector('workspace_low', box[0], 3)
+        _check_vector('workspace_high', box[1], 3)
+        if not all(low < high for low, high in zip(*box)):
+            raise EmbodimentError('action.workspace_low must be below action.workspace_high')
+
+
+def _check_topic(topic: Any, where: str) -> None:
+    if not isinstance(topic, str) or not _TOPIC.fullmatch(topic):
+        raise EmbodimentError(f'{where}: {topic!r} is not a ROS topic name')
+
+
+def _check(e: Embodiment) -> None:
+    if not isinstance(e.name, str) or not re.fullmatch(r'[A-Za-z0-9_-]{1,64}', e.name):
+        raise EmbodimentError(f'name must be letters, digits, "_" or "-", got {e.name!r}')
+    if not e.cameras:
+        raise EmbodimentError('cameras: at least one is needed')
+    for camera in e.cameras:
+        _check_topic(camera.topic, f'camera {camera.name!r}')
+        for side in (camera.width, camera.height):
+            if not isinstance(side, int) or isinstance(side, bool) or not 8 <= side <= 4096:
+                raise EmbodimentError(
+                    f'camera {camera.name!r}: width and height must be 8…4096 pixels, got {side!r}'
+                )
+    names = [camera.name for camera in e.cameras]
+    if len(set(names)) != len(names) or {'joint_states', 'instruction'} & set(names):
+        raise EmbodimentError(f'camera names must be distinct and not a reserved word: {names}')
+    if not e.joint_names or len(set(e.joint_names)) != len(e.joint_names):
+        raise EmbodimentError(f'joint_names must be distinct and not empty: {e.joint_names!r}')
+    if not all(isinstance(name, str) and name for name in e.joint_names):
+        raise EmbodimentError(f'joint_names must be strings: {e.joint_names!r}')
+    span = (e.gripper.open_position, e.gripper.closed_position)
+    if not all(_number(v) and math.isfinite(v) for v in span) or span[0] == span[1]:
+        raise EmbodimentError('gripper.open_position and closed_position must be two numbers')
+    if not _number(e.rate_hz) or not 0 < e.rate_hz <= 1000:
+        raise EmbodimentError(f'rate_hz must be in (0, 1000], got {e.rate_hz!r}')
+    _check_action(e.action)
+    if e.action.space != 'ee_delta' and len(e.joint_names) != ACTION_DIM - 1:
+        if len(e.joint_names) != ACTION_DIM:
+            raise EmbodimentError(
+                f'action.space {e.action.space} commands {ACTION_DIM - 1} joints and the gripper '
+                f'or {ACTION_DIM} joints; joint_names has {len(e.joint_names)}'
+            )
+    roles = COMMAND_TOPICS.get(e.command.codec)
+    if roles is None:
+        raise EmbodimentError(
+            f'command.codec {e.command.codec!r} is unknown; allowed: {", ".join(COMMAND_TOPICS)}'
+        )
+    optional = OPTIONAL_COMMAND_TOPICS.get(e.command.codec, {})
+    if not set(roles) <= set(e.command.topics) <= {*roles, *optional}:
+        raise EmbodimentError(
+            f'command.topics for codec {e.command.codec} must name '
+            f'{", ".join(roles)}{"".join(f" and may name {role}" for role in optional)}; '
+            f'got {", ".join(map(str, e.command.topics)) or "none"}'
+        )
+    for role, topic in e.command.topics.items():
+        _check_topic(topic, f'command.topics.{role}')
+    if (e.action.space == 'ee_delta') != (e.command.codec == 'twist'):
+        raise EmbodimentError(
+            f'codec {e.command.codec} cannot carry {e.action.space}; '
+            f'ee_delta goes with twist, joint spaces with joint_trajectory or multi_array'
+        )
+    _check_topic(e.instruction_topic, 'instruction_topic')
+    _check_topic(e.joint_states_topic, 'joint_states_topic')
+    topics = [*e.source_topics().values(), *e.command_topics()]
+    if len(set(topics)) != len(topics):
+        raise EmbodimentError(f'two roles share one topic: {topics}')
+    unknown = set(e.max_age_s) - set(e.source_topics())
+    if unknown:
+        raise EmbodimentError(
+            f'max_age_s names unknown source {", ".join(sorted(unknown))}; '
+            f'allowed: {", ".join(e.source_topics())}'
+        )
+    if not all(_number(v) and v > 0 for v in e.max_age_s.values()):
+        raise EmbodimentError(f'max_age_s must be positive seconds: {e.max_age_s}')
+    if e.urdf is not None and not e.ee_link:
+        raise EmbodimentError('urdf is given, so ee_link must name the end-effector frame')
