@@ -9,23 +9,23 @@ Conventions: REP-103 (metres, radians, right-handed); gripper 1 = open, 0 = clos
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
+from dataclasses import dataclass, field
 import hashlib
 import json
 import math
-import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+import re
 from typing import Any
 
 import yaml
 
 from vla_alignment_ros.errors import EmbodimentError
+from vla_alignment_ros.resources import package_path as package_path
+from vla_alignment_ros.resources import resolve_resource as resolve_resource
 
 ACTION_DIM = 7
-PACKAGE = 'vla_alignment_ros'
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
@@ -53,45 +53,6 @@ OPTIONAL_COMMAND_TOPICS: dict[str, dict[str, str]] = {
 _TOPIC = re.compile(r'~?/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
 
 
-def package_path(*parts: str) -> Path:
-    """Path of a resource of this package, in a source checkout or an installed `share/` folder.
-
-    A checkout (or an editable install) keeps `config/`, `urdf/` … beside the Python package; an
-    installed one has them under `<prefix>/share/vla_alignment_ros`.
-    """
-    source = Path(__file__).resolve().parents[1]
-    if (source / 'package.xml').is_file():
-        return source.joinpath(*parts)
-    prefixes = [Path(p) for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
-    # <prefix>/lib/pythonX.Y/site-packages/vla_alignment_ros/embodiment.py
-    prefixes += list(Path(__file__).resolve().parents)[2:6]
-    for prefix in prefixes:
-        share = prefix / 'share' / PACKAGE
-        if share.is_dir():
-            return share.joinpath(*parts)
-    raise EmbodimentError(
-        f'the shared files of {PACKAGE} are not installed; install the package with colcon or '
-        f'`pip install`, or run from its source checkout'
-    )
-
-
-def resolve_resource(uri: str) -> Path:
-    """`package://vla_alignment_ros/…`, or an absolute or relative path, as an existing file."""
-    prefix = f'package://{PACKAGE}/'
-    if uri.startswith(prefix):
-        root = package_path().resolve()
-        path = (root / uri[len(prefix) :]).resolve()
-        if not path.is_relative_to(root):
-            raise EmbodimentError(f'{uri!r} points outside the package')
-    elif '://' in uri:
-        raise EmbodimentError(f'cannot resolve {uri!r}: use a file path or {prefix}…')
-    else:
-        path = Path(uri).expanduser()
-    if not path.is_file():
-        raise EmbodimentError(f'file not found: {uri!r} (looked at {path})')
-    return path
-
-
 @dataclass(frozen=True)
 class Camera:
     """One camera: the topic it is on and the size, in pixels, that an observation has."""
@@ -101,6 +62,9 @@ class Camera:
     width: int
     height: int
     compressed: bool = False  # True: the topic carries sensor_msgs/CompressedImage
+
+    def __post_init__(self) -> None:
+        _normalise(self, 'camera')
 
     @property
     def message_type(self) -> str:
@@ -114,6 +78,9 @@ class Gripper:
     joint: str
     open_position: float
     closed_position: float
+
+    def __post_init__(self) -> None:
+        _normalise(self, 'gripper')
 
     def opening(self, position: float) -> float:
         """Joint position as opening: 1 = open, 0 = closed."""
@@ -146,6 +113,9 @@ class ActionSpec:
     workspace_low: tuple[float, ...] | None = None
     workspace_high: tuple[float, ...] | None = None
 
+    def __post_init__(self) -> None:
+        _normalise(self, 'action')
+
 
 @dataclass(frozen=True)
 class CommandSpec:
@@ -174,6 +144,7 @@ class Embodiment:
     max_age_s: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _normalise(self, 'embodiment')
         _check(self)
 
     # -- construction ---------------------------------------------------------------------------
@@ -289,6 +260,35 @@ def _value(key: str, value: Any, where: str) -> Any:
     return value
 
 
+def _normalise(part: Any, where: str) -> None:
+    """Refuse texts and lists that are none, and turn whole numbers into floats.
+
+    10 and 10.0 are one embodiment, so they must give one digest.
+    """
+    for f in dataclasses.fields(part):
+        kind, value = str(f.type), getattr(part, f.name)
+        if value is None and kind.endswith('| None'):
+            continue
+        if kind.startswith('str') and not (isinstance(value, str) and value):
+            raise EmbodimentError(f'{where}.{f.name} must be a text, got {value!r}')
+        if kind.startswith('bool') and not isinstance(value, bool):
+            raise EmbodimentError(f'{where}.{f.name} must be true or false, got {value!r}')
+        if kind.startswith('tuple') and not isinstance(value, tuple):
+            raise EmbodimentError(f'{where}.{f.name} must be a list, got {value!r}')
+        if kind.startswith('tuple[str') and not all(isinstance(v, str) and v for v in value):
+            raise EmbodimentError(f'{where}.{f.name} must hold texts, got {value!r}')
+        if 'float' in kind:
+            object.__setattr__(part, f.name, _floats(value))
+
+
+def _floats(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_floats, value))
+    if isinstance(value, Mapping):
+        return {key: _floats(v) for key, v in value.items()}
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
@@ -352,8 +352,6 @@ def _check(e: Embodiment) -> None:
         raise EmbodimentError(f'camera names must be distinct and not a reserved word: {names}')
     if not e.joint_names or len(set(e.joint_names)) != len(e.joint_names):
         raise EmbodimentError(f'joint_names must be distinct and not empty: {e.joint_names!r}')
-    if not all(isinstance(name, str) and name for name in e.joint_names):
-        raise EmbodimentError(f'joint_names must be strings: {e.joint_names!r}')
     span = (e.gripper.open_position, e.gripper.closed_position)
     if not all(_number(v) and math.isfinite(v) for v in span) or span[0] == span[1]:
         raise EmbodimentError('gripper.open_position and closed_position must be two numbers')

@@ -7,11 +7,31 @@ that to the policy saves it from learning trigonometry.
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import mujoco
 import numpy as np
 
 from vla_alignment_ros.errors import EmbodimentError
+
+
+def _skeleton(urdf: ElementTree.Element) -> mujoco.MjSpec:
+    """The joints and frames of a URDF alone.
+
+    Shapes are left out: a robot's meshes are often on another machine, and no pose depends on
+    them. So are MuJoCo's own settings, which might merge the frames that we are to find.
+    """
+    for parent in list(urdf.iter()):
+        for child in list(parent):
+            if child.tag in ('visual', 'collision', 'mujoco'):
+                parent.remove(child)
+    spec = mujoco.MjSpec.from_string(ElementTree.tostring(urdf, encoding='unicode'))
+    # static links must survive as bodies, or tool frames vanish into their parent
+    spec.compiler.fusestatic = False
+    # links without inertia move as well as others here
+    spec.compiler.boundmass = spec.compiler.boundinertia = 1e-6
+    spec.compiler.balanceinertia = True
+    return spec
 
 
 class ForwardKinematics:
@@ -25,35 +45,33 @@ class ForwardKinematics:
         self, urdf: str | Path, joint_names: tuple[str, ...], base_link: str, ee_link: str
     ) -> None:
         try:
-            spec = mujoco.MjSpec.from_file(str(urdf))
-            # static links must survive as bodies, or tool frames vanish into their parent
-            spec.compiler.fusestatic = False
-            self._model = spec.compile()
-        except ValueError as error:
+            tree = ElementTree.parse(urdf).getroot()
+            self._links = {link.get('name') for link in tree.iter('link')}
+            self._model = _skeleton(tree).compile()
+        except (ValueError, ElementTree.ParseError) as error:
             raise EmbodimentError(f'cannot load URDF {urdf}: {error}') from error
+        if tree.tag != 'robot' or not self._links:
+            raise EmbodimentError(f'cannot load URDF {urdf}: it describes no robot')
         self._data = mujoco.MjData(self._model)
         self._qpos = np.array([self._joint(name) for name in joint_names])
-        self._base = self._body(base_link, root_is_world=True)
+        self._base = self._body(base_link)
         self._ee = self._body(ee_link)
 
     def _joint(self, name: str) -> int:
         index = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_JOINT, name)
         if index < 0:
-            raise EmbodimentError(f'URDF has no joint {name!r}; it has {self._names("joint")}')
+            raise EmbodimentError(f'URDF has no joint {name!r}; it has {self._joints()}')
         return int(self._model.jnt_qposadr[index])
 
-    def _body(self, name: str, root_is_world: bool = False) -> int:
-        index = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_BODY, name)
-        if index < 0 and root_is_world:
-            # MuJoCo merges a URDF's root link into the world body
-            return 0
-        if index < 0:
-            raise EmbodimentError(f'URDF has no link {name!r}; it has {self._names("body")}')
-        return index
+    def _joints(self) -> str:
+        return ', '.join(self._model.joint(i).name for i in range(self._model.njnt)) or 'none'
 
-    def _names(self, kind: str) -> str:
-        count = self._model.njnt if kind == 'joint' else self._model.nbody
-        return ', '.join(getattr(self._model, kind)(i).name for i in range(count))
+    def _body(self, name: str) -> int:
+        if name not in self._links:
+            known = ', '.join(sorted(map(str, self._links)))
+            raise EmbodimentError(f'URDF has no link {name!r}; it has {known}')
+        # MuJoCo merges a URDF's root link, and only that one, into the world body 0
+        return max(0, mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_BODY, name))
 
     def __call__(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(J,) rad → position (3,) m and rotation (3, 3), both float64, in `base_link`."""

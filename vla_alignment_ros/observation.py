@@ -5,10 +5,10 @@ Shapes: H horizon (steps of a chunk), S state width, image (height, width, 3) ui
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+import re
+import unicodedata
 
 import cv2
 import numpy as np
@@ -46,7 +46,8 @@ def normalize_instruction(text: str) -> str:
     """Lower case, no punctuation, single spaces: a trailing dot must not change the motion."""
     text = unicodedata.normalize('NFKC', text[:MAX_INSTRUCTION_CHARS]).lower()
     words = re.sub(r"[^\w\s'-]|_", ' ', text).split()
-    return ' '.join(word.strip("'-") for word in words).strip()
+    bare = (word.strip("'-") for word in words)
+    return ' '.join(word for word in bare if word)
 
 
 class ObservationAssembler:

@@ -11,15 +11,15 @@ reads past the end. Images leave here as (H, W, 3) uint8 RGB.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from functools import lru_cache
+import struct
 from typing import Any
 
 import cv2
 import numpy as np
 from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import get_typestore, Stores
 
 from vla_alignment_ros.errors import WireError
 
@@ -91,7 +91,8 @@ def decode(raw: bytes, msgtype: str) -> Any:
         WireError: the type is unknown or the bytes are not a whole message of it.
     """
     try:
-        return _STORE.deserialize_cdr(raw, msgtype)
+        # a slice of bytes is a copy, a slice of a memoryview is not
+        return _STORE.deserialize_cdr(memoryview(raw), msgtype)
     except (SerdeError, struct.error, UnicodeDecodeError, ValueError, IndexError) as error:
         raise WireError(f'broken {msgtype} of {len(raw)} bytes: {error}') from error
     except KeyError as error:

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from vla_alignment_ros import wire
+from vla_alignment_ros.control.buffer import ObservationBuffer
+from vla_alignment_ros.embodiment import ActionSpec, Camera, CommandSpec, Embodiment, Gripper
+from vla_alignment_ros.errors import ConfigError, ControlError
+
+MS = 1_000_000
+
+
+@pytest.fixture
+def embodiment() -> Embodiment:
+    return Embodiment(
+        name='buffered',
+        cameras=(
+            Camera('front', 'front/image_raw', 8, 8),
+            Camera('wrist', 'wrist/jpeg', 8, 8, True),
+        ),
+        joint_names=('j1', 'j2'),
+        gripper=Gripper('finger', 0.04, 0.0),
+        action=ActionSpec(
+            'ee_delta', tuple('abcdefg'), ('1',) * 7, (-1.0,) * 6 + (0.0,), (1.0,) * 7
+        ),
+        command=CommandSpec('twist', {'twist': 't', 'gripper': 'g'}),
+        rate_hz=10.0,
+        max_age_s={'front': 0.3, 'joint_states': 0.2},
+    )
+
+
+@pytest.fixture
+def buffer(embodiment) -> ObservationBuffer:
+    return ObservationBuffer(embodiment)
+
+
+def image(ts_ms: int, value: int = 0) -> bytes:
+    return wire.encode_image(np.full((8, 8, 3), value, np.uint8), ts_ms * MS, 'camera')
+
+
+def joints(ts_ms: int) -> bytes:
+    return wire.encode_joint_state(ts_ms * MS, ('j1', 'j2', 'finger'), np.zeros(3))
+
+
+def push_all(buffer: ObservationBuffer, ts_ms: int, receipt_ms: int, value: int = 0) -> None:
+    # the compressed camera's stamp lies where every header's does
+    for topic, raw in (
+        ('front/image_raw', image(ts_ms, value)),
+        ('wrist/jpeg', image(ts_ms, value)),
+        ('joint_states', joints(ts_ms)),
+        ('instruction', wire.encode_string('lift the cube')),
+    ):
+        buffer.push(topic, raw, receipt_ms * MS)
+
+
+def test_before_anything_came_every_source_is_missing(buffer):
+    assert buffer.missing() == ('front', 'wrist', 'joint_states', 'instruction')
+    assert buffer.snapshot().raw == {}
+    assert buffer.complete_ts_ns() is None
+    assert 'no wrist yet' in buffer.hold_reason(0)
+
+
+def test_a_snapshot_holds_the_newest_bytes_of_every_topic(buffer, embodiment):
+    push_all(buffer, 1000, 0)
+    push_all(buffer, 1100, 100, value=7)
+    snapshot = buffer.snapshot()
+    assert snapshot.raw.keys() == embodiment.observation_topics().keys()
+    assert snapshot.raw['front/image_raw'] == image(1100, 7)
+    assert snapshot.stamps_ns['front'] == snapshot.ts_ns == 1100 * MS
+    assert snapshot.missing == ()
+
+
+def test_a_snapshot_as_of_an_instant_never_looks_ahead(buffer):
+    for ts_ms in (1000, 1100, 1200):
+        push_all(buffer, ts_ms, ts_ms)
+    buffer.push('joint_states', joints(1150), 1210 * MS)  # overtaken: too late to be used
+    snapshot = buffer.snapshot(1190 * MS)
+    assert snapshot.stamps_ns['front'] == 1100 * MS
+    assert snapshot.stamps_ns['joint_states'] == 1100 * MS
+    assert buffer.snapshot(900 * MS).missing == ('front', 'wrist', 'joint_states')
+
+
+def test_lock_step_sees_an_instant_once_all_sources_reached_it(buffer):
+    push_all(buffer, 1000, 0)
+    assert buffer.complete_ts_ns() == 1000 * MS
+    buffer.push('front/image_raw', image(1100), 100 * MS)
+    buffer.push('joint_states', joints(1100), 100 * MS)
+    assert buffer.complete_ts_ns() == 1000 * MS
+    buffer.push('wrist/jpeg', image(1100), 101 * MS)
+    assert buffer.complete_ts_ns() == 1100 * MS
+
+
+def test_ages_count_from_the_receipt_on_the_steady_clock(buffer):
+    push_all(buffer, 1000, 50)
+    assert buffer.ages(250 * MS) == pytest.approx(dict.fromkeys(buffer.ages(0), 0.2))
+
+
+def test_a_frame_that_was_long_under_way_is_as_old_as_its_stamp(buffer):
+    push_all(buffer, 1000, 50)
+    ages = buffer.ages(60 * MS, now_ns=1500 * MS)
+    assert ages['front'] == pytest.approx(0.5)
+    assert ages['instruction'] == pytest.approx(0.01)
+
+
+def test_silence_of_one_source_makes_it_stale_and_names_it(buffer):
+    push_all(buffer, 1000, 0)
+    buffer.push('joint_states', joints(1300), 300 * MS)
+    buffer.push('wrist/jpeg', image(1300), 300 * MS)
+    assert buffer.stale(300 * MS) == ()
+    assert buffer.stale(301 * MS) == ('front',)
+    assert buffer.hold_reason(310 * MS) == 'front is 0.31 s old (limit 0.30 s)'
+
+
+def test_a_source_without_a_limit_of_its_own_is_still_watched(buffer):
+    push_all(buffer, 1000, 0)
+    assert 'wrist' not in buffer.stale(500 * MS)
+    assert 'wrist' in buffer.stale(501 * MS)  # five control periods
+
+
+def test_an_instruction_does_not_grow_stale(buffer):
+    push_all(buffer, 1000, 0)
+    assert 'instruction' not in buffer.stale(3_600_000 * MS)
+
+
+def test_a_repeated_message_is_no_news_but_shows_the_source_is_alive(buffer):
+    push_all(buffer, 1000, 0)
+    assert not buffer.push('front/image_raw', image(1000), 250 * MS)
+    assert 'front' not in buffer.stale(400 * MS)
+
+
+def test_another_message_with_the_same_stamp_replaces(buffer):
+    push_all(buffer, 1000, 0)
+    assert buffer.push('front/image_raw', image(1000, 9), 1 * MS)
+    assert buffer.snapshot(1000 * MS).raw['front/image_raw'] == image(1000, 9)
+
+
+def test_an_overtaken_message_is_dropped_and_counted(buffer):
+    push_all(buffer, 1000, 0)
+    assert not buffer.push('front/image_raw', image(950), 1 * MS)
+    assert buffer.snapshot().stamps_ns['front'] == 1000 * MS
+    assert buffer.late['front'] == 1
+    assert buffer.clock_resets == 0
+
+
+def test_a_clock_set_back_forgets_what_was_stamped_later(buffer):
+    push_all(buffer, 90_000, 0)
+    assert buffer.push('front/image_raw', image(1000), 1 * MS)
+    assert buffer.clock_resets == 1
+    assert buffer.missing() == ('wrist', 'joint_states')  # and not old images with new joints
+    push_all(buffer, 1000, 2)
+    assert buffer.complete_ts_ns() == 1000 * MS
+
+
+def test_a_clock_set_back_by_one_control_step_is_a_reset_too(buffer):
+    push_all(buffer, 1100, 0)
+    assert buffer.push('joint_states', joints(1000), 1 * MS)
+    assert buffer.clock_resets == 1
+
+
+def test_a_clock_that_jumps_ahead_is_followed(buffer):
+    push_all(buffer, 1000, 0)
+    push_all(buffer, 500_000, 100)
+    assert buffer.complete_ts_ns() == 500_000 * MS
+
+
+def test_a_message_without_a_stamp_takes_the_node_time(buffer):
+    buffer.push('front/image_raw', image(0), 5 * MS, ts_ns=777 * MS)
+    buffer.push('instruction', wire.encode_string('lift it'), 5 * MS, ts_ns=778 * MS)
+    assert buffer.snapshot().stamps_ns == {'front': 777 * MS, 'instruction': 778 * MS}
+
+
+def test_broken_bytes_are_counted_and_do_not_refresh_the_source(buffer):
+    push_all(buffer, 1000, 0)
+    assert not buffer.push('front/image_raw', b'\x00\x01', 400 * MS)
+    assert buffer.broken['front'] == 1
+    assert 'front' in buffer.stale(400 * MS)
+
+
+def test_clear_keeps_the_instruction_because_it_is_sent_only_once(buffer):
+    push_all(buffer, 1000, 0)
+    buffer.clear()
+    assert buffer.missing() == ('front', 'wrist', 'joint_states')
+    buffer.clear(keep_instruction=False)
+    assert 'instruction' in buffer.missing()
+
+
+def test_a_topic_of_somebody_else_is_an_error(buffer):
+    with pytest.raises(ControlError, match='front/image_raw'):
+        buffer.push('rear/image_raw', image(1), 0)
+
+
+def test_a_buffer_that_keeps_nothing_is_refused(embodiment):
+    with pytest.raises(ConfigError, match='depth 0'):
+        ObservationBuffer(embodiment, depth=0)
+
+
+def test_memory_stays_bounded(buffer):
+    for ts_ms in range(1000, 11_000, 100):
+        buffer.push('front/image_raw', image(ts_ms), ts_ms * MS)
+    assert buffer.snapshot(10_200 * MS).stamps_ns == {'front': 10_200 * MS}
+    assert buffer.snapshot(10_100 * MS).missing[0] == 'front'  # beyond the eight kept
+
+
+def test_threads_pushing_and_reading_never_see_a_torn_state(embodiment):
+    buffer = ObservationBuffer(embodiment, depth=256)
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    messages = [image(1000 + 10 * i) for i in range(2000)]
+    errors: list[Exception] = []
+    done = threading.Event()
+
+    def read() -> None:
+        last = 0
+        while not done.is_set():
+            try:
+                snapshot = buffer.snapshot()
+                stamp = snapshot.stamps_ns.get('front', 0)
+                raw = snapshot.raw.get('front/image_raw')
+                assert stamp >= last
+                assert raw is None or wire.stamp_ns(raw, 'sensor_msgs/msg/Image') == stamp
+            except (AssertionError, RuntimeError) as error:  # e.g. a deque that changed
+                errors.append(error)
+                return
+            last = stamp
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for i, raw in enumerate(messages):
+            buffer.push('front/image_raw', raw, i)
+    finally:
+        done.set()
+        reader.join()
+        sys.setswitchinterval(switch)
+    assert not errors

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import dataclasses
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from vla_alignment_ros.control.guard import ActionGuard
+from vla_alignment_ros.embodiment import ActionSpec, Camera, CommandSpec, Embodiment, Gripper
+from vla_alignment_ros.errors import ControlError
+
+RATE_HZ = 10.0
+SLACK = 1e-6  # relative to the limit; the guard itself allows itself less
+
+
+def make_embodiment(space='ee_delta', **limits) -> Embodiment:
+    joints = tuple(f'j{i}' for i in range(6))
+    if space == 'ee_delta':
+        low, high = (-0.05,) * 3 + (-0.25,) * 3 + (0.0,), (0.05,) * 3 + (0.25,) * 3 + (1.0,)
+    else:
+        low, high = (-2.0,) * 6 + (0.0,), (2.0,) * 6 + (1.0,)
+    spec = {
+        'space': space,
+        'names': tuple('abcdefg'),
+        'units': ('1',) * 7,
+        'low': low,
+        'high': high,
+        'frame': 'base_link',
+        **limits,
+    }
+    codec = 'twist' if space == 'ee_delta' else 'multi_array'
+    topics = {'twist': 't', 'gripper': 'g'} if codec == 'twist' else {'command': 'c'}
+    return Embodiment(
+        name='guarded',
+        cameras=(Camera('front', 'image', 32, 32),),
+        joint_names=joints,
+        gripper=Gripper('finger', 0.04, 0.0),
+        action=ActionSpec(**spec),
+        command=CommandSpec(codec, topics),
+        rate_hz=RATE_HZ,
+    )
+
+
+LIMITS = [
+    {},
+    {'max_velocity': (0.3,) * 3 + (2.0,) * 3 + (2.0,)},
+    {'max_velocity': (0.4,) * 7, 'max_acceleration': (1.0,) * 6 + (5.0,)},
+    {'max_acceleration': (1.3,) * 7, 'max_jerk': (7.0,) * 7},
+    {'max_velocity': (0.5,) * 7, 'max_acceleration': (0.7,) * 7, 'max_jerk': (2.0,) * 7},
+]
+
+
+def speeds(embodiment: Embodiment, actions: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """(N, 7) per second, the first one from `start` (7,), an action at rest."""
+    space = embodiment.action.space
+    v = actions * {'ee_delta': RATE_HZ}.get(space, 1.0)
+    absolute = np.arange(7) == 6 if space != 'joint_position' else np.ones(7, bool)
+    moved = np.diff(np.vstack([start, actions]), axis=0) * RATE_HZ
+    return np.where(absolute, moved, v)
+
+
+def assert_within_limits(embodiment: Embodiment, actions: np.ndarray, start: np.ndarray) -> None:
+    spec = embodiment.action
+    low, high = np.array(spec.low), np.array(spec.high)
+    assert (actions >= low - SLACK * (1 + np.abs(low))).all()
+    assert (actions <= high + SLACK * (1 + np.abs(high))).all()
+    v = speeds(embodiment, actions, start)
+    a = np.diff(np.vstack([np.zeros(7), v]), axis=0) * RATE_HZ
+    j = np.diff(np.vstack([np.zeros(7), a]), axis=0) * RATE_HZ
+    for name, values in (('max_velocity', v), ('max_acceleration', a), ('max_jerk', j)):
+        limit = getattr(spec, name)
+        if limit is not None:
+            worst = (np.abs(values) / np.array(limit)).max()
+            assert worst <= 1 + SLACK, f'{name} broken {worst:.9f} times'
+
+
+def start_of(embodiment: Embodiment) -> tuple[ActionGuard, np.ndarray, np.ndarray]:
+    guard = ActionGuard(embodiment)
+    state = np.array([0.3, -0.2, 0.1, 1.9, -1.99, 0.0, 0.5])
+    guard.reset(state)
+    start = np.where(embodiment.action.space == 'joint_position', state, 0.0)
+    start = np.where(np.arange(7) == 6, 0.5, start)
+    return guard, state, start
+
+
+def random_wishes(rng: np.random.Generator, embodiment: Embodiment, count: int) -> np.ndarray:
+    """Adversarial: constant pushes, bang-bang, noise, huge numbers, each per dimension."""
+    span = np.array(embodiment.action.high) - np.array(embodiment.action.low)
+    middle = (np.array(embodiment.action.high) + np.array(embodiment.action.low)) / 2
+    wishes = np.empty((count, 7))
+    for dim in range(7):
+        size = 10.0 ** rng.uniform(-2, 2)
+        noise = rng.uniform(-1, 1, count)
+        kind = rng.integers(5)
+        shape = [
+            noise,
+            np.sign(noise),
+            np.full(count, np.sign(noise[0])),
+            np.repeat(np.sign(noise), rng.integers(1, 9))[:count],
+            np.where(rng.random(count) < 0.1, noise * 1e30, 0.0),
+        ][kind]
+        wishes[:, dim] = middle[dim] + shape * size * span[dim]
+    return wishes
+
+
+@pytest.mark.parametrize('space', ['ee_delta', 'joint_position', 'joint_velocity'])
+@pytest.mark.parametrize('limits', LIMITS)
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), horizon=st.integers(1, 9))
+def test_no_limit_is_broken_by_any_sequence_of_chunks(space, limits, seed, horizon):
+    embodiment = make_embodiment(space, **limits)
+    guard, _, start = start_of(embodiment)
+    rng = np.random.default_rng(seed)
+    sent = []
+    for _ in range(6):
+        wishes = random_wishes(rng, embodiment, horizon)
+        if rng.random() < 0.1:
+            wishes[rng.integers(horizon), rng.integers(7)] = rng.choice([np.nan, np.inf, -np.inf])
+        planned = guard.check(wishes)
+        if planned.refused:
+            assert not np.isfinite(wishes).all()
+            assert planned.actions.shape == (0, 7)
+            sent.append(guard.decelerate())
+            continue
+        executed = int(rng.integers(1, horizon + 1))
+        first = len(sent)
+        sent += [guard.step(wish).action for wish in wishes[:executed]]
+        # what was planned is what happens when the chunk starts at once
+        np.testing.assert_allclose(sent[first:], planned.actions[:executed], atol=1e-12)
+        if rng.random() < 0.3:
+            sent += [guard.decelerate() for _ in range(int(rng.integers(1, 5)))]
+    while not guard.at_rest:
+        sent.append(guard.decelerate())
+        assert len(sent) < 2000
+    hold = guard.decelerate()
+    assert_within_limits(embodiment, np.array([*sent, hold, hold]), start)
+    assert not speeds(embodiment, np.array([hold]), np.array(sent[-1]))[0].any()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), jerk=st.booleans())
+def test_the_end_effector_stays_in_the_workspace(seed, jerk):
+    embodiment = make_embodiment(
+        max_acceleration=(1.0,) * 7,
+        max_jerk=(9.0,) * 7 if jerk else None,
+        workspace_low=(0.3, -0.2, 0.0),
+        workspace_high=(0.7, 0.2, 0.4),
+    )
+    rng = np.random.default_rng(seed)
+    guard, _, start = start_of(embodiment)
+    position = rng.uniform((0.3, -0.2, 0.0), (0.7, 0.2, 0.4))
+    sent = []
+    for wish in random_wishes(rng, embodiment, 60):
+        sent.append(guard.step(wish, ee_position=position).action)
+        position = position + sent[-1][:3]
+        assert (position >= np.array([0.3, -0.2, 0.0]) - 1e-6).all()
+        assert (position <= np.array([0.7, 0.2, 0.4]) + 1e-6).all()
+    assert_within_limits(embodiment, np.array(sent), start)
+
+
+def test_outside_the_workspace_it_may_only_come_back():
+    embodiment = make_embodiment(workspace_low=(0.3, -0.2, 0.0), workspace_high=(0.7, 0.2, 0.4))
+    guard, _, _ = start_of(embodiment)
+    outside = np.array([0.8, 0.0, 0.2])
+    away = guard.step([0.05, 0, 0, 0, 0, 0, 1], ee_position=outside).action
+    assert away[0] == 0.0
+    back = guard.step([-0.05, 0, 0, 0, 0, 0, 1], ee_position=outside).action
+    assert back[0] == pytest.approx(-0.05)
+
+
+def test_what_is_within_the_limits_is_left_as_it_is():
+    embodiment = make_embodiment(max_acceleration=(10.0,) * 7, max_jerk=(200.0,) * 7)
+    guard, _, _ = start_of(embodiment)
+    chunk = np.outer([0.2, 0.4, 0.6, 0.4, 0.2], [0.05] * 3 + [0.01] * 3 + [0.0])
+    chunk[:, 6] = 0.5
+    result = guard.check(chunk)
+    np.testing.assert_allclose(result.actions, chunk, atol=1e-15)
+    assert not result.clipped and result.refused is None
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('dim', range(7))
+def test_one_value_that_is_not_finite_refuses_the_whole_chunk(bad, dim):
+    guard, _, _ = start_of(make_embodiment())
+    chunk = np.zeros((4, 7))
+    chunk[2, dim] = bad
+    result = guard.check(chunk)
+    assert result.refused.startswith(f'{"abcdefg"[dim]} of step 2')
+    assert result.actions.shape == (0, 7)
+
+
+def test_a_refused_step_brakes_instead():
+    guard, _, _ = start_of(make_embodiment(max_acceleration=(1.0,) * 7))
+    for _ in range(4):
+        moving = guard.step([0.05, 0, 0, 0, 0, 0, 0.5])
+    refused = guard.step([np.nan, 0, 0, 0, 0, 0, 0.5])
+    assert refused.refused
+    assert refused.action[0] == pytest.approx(moving.action[0] - 0.01)
+
+
+def test_stopping_takes_no_longer_than_the_limits_ask():
+    embodiment = make_embodiment(max_acceleration=(1.0,) * 7)
+    guard, _, _ = start_of(embodiment)
+    for _ in range(5):
+        guard.step([0.05, 0, 0, 0, 0, 0, 0.5])  # reaches 0.5 m/s
+    braking = [guard.decelerate()[0] for _ in range(7)]
+    np.testing.assert_allclose(braking, [0.04, 0.03, 0.02, 0.01, 0, 0, 0], atol=1e-12)
+    assert guard.at_rest
+
+
+def test_a_position_limit_is_reached_and_held():
+    embodiment = make_embodiment(
+        'joint_position', max_velocity=(1.0,) * 7, max_acceleration=(2.0,) * 7
+    )
+    guard, state, _ = start_of(embodiment)
+    wish = np.array([2.0, -0.2, 0.1, 1.9, -1.99, 0.0, 0.5])
+    for _ in range(60):
+        action = guard.step(wish).action
+    np.testing.assert_allclose(action, wish, atol=1e-3)
+
+
+def test_an_arm_whose_joints_are_unknown_is_not_moved():
+    guard = ActionGuard(make_embodiment('joint_position'))
+    assert 'reset(state)' in guard.check(np.zeros((2, 7))).refused
+    assert guard.step(np.zeros(7)).action is None
+    with pytest.raises(ControlError, match='reset'):
+        guard.decelerate()
+
+
+def test_a_gripper_never_seen_takes_its_first_command_and_is_not_guessed_before():
+    guard = ActionGuard(make_embodiment(max_velocity=(0.5,) * 7))
+    assert guard.step([np.nan] * 7).action is None  # not: gripper 0, which would close it
+    assert guard.step([0, 0, 0, 0, 0, 0, 0.8]).action[6] == 0.8
+    assert guard.step([0, 0, 0, 0, 0, 0, 0.0]).action[6] == pytest.approx(0.75)
+
+
+def test_joints_found_outside_their_range_come_back_within_the_limits():
+    embodiment = make_embodiment('joint_position', max_velocity=(0.5,) * 7)
+    guard = ActionGuard(embodiment)
+    guard.reset(np.array([2.2, -2.2, 0, 0, 0, 0, 1.01]))
+    away = guard.step([2.5, -2.5, 0, 0, 0, 0, 1]).action
+    np.testing.assert_allclose(away[:2], [2.2, -2.2])
+    back = [guard.step([1.0, -1.0, 0, 0, 0, 0, 1]).action for _ in range(6)]
+    way = 0.05 * np.arange(1, 7)
+    np.testing.assert_allclose([a[:2] for a in back], np.stack([2.2 - way, way - 2.2], 1))
+
+
+def test_speed_slows_the_arm_and_not_the_gripper():
+    guard, _, _ = start_of(make_embodiment())
+    action = guard.step([0.04, 0, 0, 0.2, 0, 0, 1.0], speed=0.25).action
+    np.testing.assert_allclose(action, [0.01, 0, 0, 0.05, 0, 0, 1.0], atol=1e-12)
+
+
+def test_seven_joints_have_no_gripper_among_them():
+    embodiment = make_embodiment('joint_position', max_velocity=(0.5,) * 7)
+    embodiment = dataclasses.replace(embodiment, joint_names=tuple(f'j{i}' for i in range(7)))
+    guard = ActionGuard(embodiment)
+    guard.reset(np.array([0.0] * 6 + [0.7, 1.0]))
+    assert guard.step([0] * 7, speed=0.5).action[6] == pytest.approx(0.65)
+
+
+def test_a_chunk_of_another_width_is_an_error():
+    with pytest.raises(ControlError, match=r'\(H, 7\), got \(3, 6\)'):
+        ActionGuard(make_embodiment()).check(np.zeros((3, 6)))
+
+
+def test_limits_that_forbid_standing_still_are_refused():
+    with pytest.raises(ControlError, match='never stand still'):
+        ActionGuard(make_embodiment(low=(0.01,) * 6 + (0.0,)))

@@ -1,0 +1,281 @@
+"""The network, the normaliser and the policy, on a tiny model with random weights."""
+
+import numpy as np
+import pytest
+import torch
+
+from vla_alignment_ros.embodiment import ActionSpec, Camera, CommandSpec, Embodiment, Gripper
+from vla_alignment_ros.encoders.language import build_tokenizer, tokenize
+from vla_alignment_ros.errors import CheckpointError, ConfigError
+from vla_alignment_ros.observation import Observation
+from vla_alignment_ros.policy.checkpoint import (
+    Calibration,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from vla_alignment_ros.policy.model import ModelConfig, VlaModel
+from vla_alignment_ros.policy.normalizer import DataStatistics, Normalizer
+from vla_alignment_ros.policy.policy import pick_device, Policy
+
+SENTENCES = ['pick up the red cube', 'pick up the blue ball', 'push the red cube left']
+STATE_DIM = 6
+
+
+def statistics():
+    return DataStatistics(
+        state_mean=[0.1] * STATE_DIM,
+        state_std=[0.5] * STATE_DIM,
+        action_low=[-0.02, -0.02, -0.02, 0.0, 0.0, -0.1, 0.0],
+        action_high=[0.02, 0.04, 0.02, 0.0, 0.0, 0.1, 1.0],
+        passthrough=[False] * 6 + [True],
+        keyframe_mean=[0.5, 0.0, 0.1],
+        keyframe_std=[0.1, 0.1, 0.05],
+    )
+
+
+def embodiment():
+    return Embodiment(
+        name='tiny',
+        cameras=(Camera('front', 'front', 32, 24), Camera('wrist', 'wrist', 16, 16)),
+        joint_names=('a', 'b'),
+        gripper=Gripper('finger', 0.04, 0.0),
+        action=ActionSpec(
+            'ee_delta',
+            ('dx', 'dy', 'dz', 'droll', 'dpitch', 'dyaw', 'gripper'),
+            ('m', 'm', 'm', 'rad', 'rad', 'rad', '1'),
+            (-1.0,) * 6 + (0.0,),
+            (1.0,) * 7,
+        ),
+        command=CommandSpec('twist', {'twist': 'twist', 'gripper': 'gripper'}),
+        rate_hz=10.0,
+    )
+
+
+def make_checkpoint(seed=0, **changes):
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer(SENTENCES)
+    config = ModelConfig(
+        cameras={'front': (24, 32), 'wrist': (16, 16)},
+        state_dim=STATE_DIM,
+        position_index=(3, 4, 5),
+        vocabulary_size=tokenizer.get_vocab_size(),
+        horizon=4,
+        width=32,
+        heads=2,
+        decoder_layers=1,
+        language_layers=1,
+        pointers=2,
+        **changes,
+    )
+    model = VlaModel(config, statistics()).eval()
+    calibration = Calibration(10.0, -1.0, 0.6, 0.4)
+    return Checkpoint(model, tokenizer, embodiment(), statistics(), calibration)
+
+
+def observation(seed=0, instruction=SENTENCES[0]):
+    rng = np.random.default_rng(seed)
+    images = {
+        'front': rng.integers(0, 256, (24, 32, 3), dtype=np.uint8),
+        'wrist': rng.integers(0, 256, (16, 16, 3), dtype=np.uint8),
+    }
+    return Observation(7, images, rng.normal(size=STATE_DIM).astype(np.float32), instruction)
+
+
+def make_batch(checkpoint, rows=6):
+    generator = torch.Generator().manual_seed(1)
+    observations = [observation(i) for i in range(rows)]
+    sentence = torch.arange(rows) % len(SENTENCES)
+    return {
+        'images': {
+            name: torch.stack([torch.from_numpy(o.images[name]) for o in observations])
+            for name in ('front', 'wrist')
+        },
+        'state': torch.stack([torch.from_numpy(o.state) for o in observations]),
+        'ids': tokenize(checkpoint.tokenizer, SENTENCES),
+        'sentence': sentence,
+        'group': sentence,
+        'action': 0.01 * torch.randn(rows, 4, 7, generator=generator),
+        'action_mask': torch.tensor([[True, True, True, i % 2 == 0] for i in range(rows)]),
+        'keyframe': torch.randn(rows, 3, generator=generator),
+    }
+
+
+WEIGHTS = {'keyframe': 1.0, 'alignment': 1.0}
+
+
+def losses_of(checkpoint, batch):
+    generator = torch.Generator().manual_seed(0)
+    return checkpoint.model(batch, WEIGHTS, generator=generator)[0]
+
+
+def test_every_parameter_gets_a_gradient():
+    checkpoint = make_checkpoint()
+    model = checkpoint.model.train()
+    sum(losses_of(checkpoint, make_batch(checkpoint)).values()).backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    # the per-word bias of a masked mean and the softmax-invariant biases may be exactly zero
+    assert [n for n in silent if 'key.bias' not in n and 'in_proj_bias' not in n] == []
+
+
+def test_padded_actions_do_not_change_any_loss():
+    checkpoint = make_checkpoint()
+    batch = make_batch(checkpoint)
+    with torch.no_grad():
+        before = losses_of(checkpoint, batch)
+        changed = torch.where(batch['action_mask'].unsqueeze(-1), batch['action'], 9.0)
+        after = losses_of(checkpoint, {**batch, 'action': changed})
+    for name, value in before.items():
+        # a valid step may see padded neighbours only through the noise path, which is masked out
+        if name != 'action':
+            assert torch.allclose(value, after[name], atol=1e-5), name
+
+
+def test_padded_words_do_not_change_the_decision():
+    checkpoint = make_checkpoint()
+    policy = Policy(checkpoint, 'cpu')
+    plain = policy.step(observation())
+    ids = tokenize(checkpoint.tokenizer, [SENTENCES[0]])
+    padded = torch.cat([ids, torch.zeros(1, 6, dtype=torch.long)], dim=1)
+    with torch.inference_mode():
+        policy._sentences[SENTENCES[0]] = checkpoint.model.language(padded)
+    again = policy.step(observation())
+    assert np.allclose(plain.chunk.actions, again.chunk.actions, atol=1e-5)
+    assert plain.vl_score == pytest.approx(again.vl_score, abs=1e-5)
+
+
+def test_the_words_change_the_motion():
+    policy = Policy(make_checkpoint(), 'cpu')
+    first = policy.step(observation(instruction=SENTENCES[0]))
+    second = policy.step(observation(instruction=SENTENCES[1]))
+    assert np.abs(first.chunk.actions - second.chunk.actions).max() > 1e-5
+
+
+def test_same_seed_same_candidates_and_first_is_the_deterministic_one():
+    policy = Policy(make_checkpoint(), 'cpu')
+    one = policy.step(observation())
+    several = policy.step(observation(), candidates=5, seed=3)
+    again = policy.step(observation(), candidates=5, seed=3)
+    assert several.candidate_scores == again.candidate_scores
+    assert len(several.candidate_scores) == 5
+    assert several.candidate_scores[0] == pytest.approx(one.action_score, abs=1e-5)
+    assert several.action_score == max(several.candidate_scores)
+    assert several.margin >= 0
+
+
+def test_decision_is_in_physical_units_with_the_observations_stamp():
+    decision = Policy(make_checkpoint(), 'cpu').step(observation())
+    assert decision.chunk.actions.shape == (4, 7)
+    assert decision.chunk.actions.dtype == np.float32
+    assert decision.chunk.ts_ns == 7 and decision.chunk.rate_hz == 10.0
+    assert 0 <= decision.vl_score <= 1
+
+
+def test_grounding_gives_one_map_per_word_that_sums_to_one():
+    decision = Policy(make_checkpoint(), 'cpu').step(observation(), grounding=True)
+    assert [key.split(':')[1] for key in decision.grounding] == SENTENCES[0].split()
+    for maps in decision.grounding.values():
+        assert maps['front'].shape == (3, 4)
+        assert sum(m.sum() for m in maps.values()) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_unknown_words_and_an_empty_sentence_still_decide():
+    policy = Policy(make_checkpoint(), 'cpu')
+    for text in ('zxcv qwer', ''):
+        decision = policy.step(observation(instruction=text))
+        assert np.isfinite(decision.chunk.actions).all() and np.isfinite(decision.vl_score)
+
+
+def test_sentence_cache_gives_the_same_and_is_bounded():
+    policy = Policy(make_checkpoint(), 'cpu')
+    first = policy.step(observation())
+    for i in range(100):
+        policy.encode_instruction(f'sentence {i}')
+    assert len(policy._sentences) <= 64
+    assert np.array_equal(first.chunk.actions, policy.step(observation()).chunk.actions)
+
+
+def test_normaliser_inverts_and_leaves_the_gripper_alone():
+    normalizer = Normalizer(statistics())
+    action = torch.tensor([[0.02, 0.04, 0.0, 0.3, 0.0, 0.05, 0.7]])
+    scaled = normalizer.action(action)
+    assert scaled[0, 6] == pytest.approx(0.7)
+    assert scaled[0, 0] == pytest.approx(1.0) and scaled[0, 1] == pytest.approx(1.0)
+    assert scaled[0, 3] == pytest.approx(0.3)  # a dimension that never moved keeps its unit
+    assert torch.allclose(normalizer.denormalize_action(scaled), action, atol=1e-6)
+
+
+@pytest.mark.parametrize('candidates', [0, -1])
+def test_no_candidates_is_refused(candidates):
+    with pytest.raises(ConfigError, match='candidates'):
+        Policy(make_checkpoint(), 'cpu').step(observation(), candidates=candidates)
+
+
+def test_unknown_device_is_refused_with_the_choices():
+    with pytest.raises(ConfigError, match='auto, cpu'):
+        pick_device('toaster')
+
+
+# -- checkpoint ---------------------------------------------------------------------------------
+
+
+def test_checkpoint_round_trip_decides_the_same(tmp_path):
+    checkpoint = make_checkpoint()
+    folder = save_checkpoint(checkpoint, tmp_path / 'model')
+    loaded = Policy.load(folder, 'cpu')
+    before = Policy(checkpoint, 'cpu').step(observation())
+    after = loaded.step(observation())
+    assert np.array_equal(before.chunk.actions, after.chunk.actions)
+    assert before.vl_score == after.vl_score
+    assert loaded.embodiment == checkpoint.embodiment
+    assert loaded.gate == checkpoint.calibration
+    assert sorted(p.name for p in folder.iterdir()) == [
+        'config.json',
+        'model.safetensors',
+        'tokenizer.json',
+    ]
+
+
+def test_saving_over_a_checkpoint_replaces_it_whole(tmp_path):
+    save_checkpoint(make_checkpoint(0), tmp_path / 'model')
+    save_checkpoint(make_checkpoint(1), tmp_path / 'model')
+    expected = Policy(make_checkpoint(1), 'cpu').step(observation()).chunk.actions
+    loaded = Policy.load(tmp_path / 'model', 'cpu').step(observation()).chunk.actions
+    assert np.array_equal(expected, loaded)
+    assert [p.name for p in tmp_path.iterdir()] == ['model']
+
+
+@pytest.mark.parametrize('name', ['config.json', 'model.safetensors', 'tokenizer.json'])
+def test_a_missing_or_broken_file_is_named(tmp_path, name):
+    folder = save_checkpoint(make_checkpoint(), tmp_path / 'model')
+    (folder / name).write_bytes(b'\x80\x04garbage')
+    with pytest.raises(CheckpointError, match=name.replace('.', r'\.')):
+        load_checkpoint(folder)
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=name.replace('.', r'\.')):
+        load_checkpoint(folder)
+
+
+def test_weights_of_another_shape_are_refused_by_name(tmp_path):
+    folder = save_checkpoint(make_checkpoint(), tmp_path / 'model')
+    other = save_checkpoint(make_checkpoint(strategy_settings={'embed': 16}), tmp_path / 'other')
+    (other / 'model.safetensors').replace(folder / 'model.safetensors')
+    with pytest.raises(CheckpointError, match=r'alignment\.\w+.* needs'):
+        load_checkpoint(folder)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    checkpoint = make_checkpoint()
+    with torch.no_grad():
+        checkpoint.model.keyframe[0].bias[0] = float('nan')
+    folder = save_checkpoint(checkpoint, tmp_path / 'model')
+    with pytest.raises(CheckpointError, match=r'keyframe\.0\.bias'):
+        load_checkpoint(folder)
+
+
+def test_unknown_config_key_is_refused(tmp_path):
+    folder = save_checkpoint(make_checkpoint(), tmp_path / 'model')
+    text = (folder / 'config.json').read_text().replace('"horizon"', '"horizont"')
+    (folder / 'config.json').write_text(text)
+    with pytest.raises(CheckpointError, match='horizont'):
+        load_checkpoint(folder)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import mujoco
+import numpy as np
+import pytest
+
+from vla_alignment_ros.embodiment import Embodiment, resolve_resource
+from vla_alignment_ros.errors import EmbodimentError
+from vla_alignment_ros.kinematics import ForwardKinematics
+
+RNG = np.random.default_rng(11)
+
+# a base that is turned and lifted, a link without any inertia, and a mesh that is not there
+BENT = '''<robot name="bent">
+  <link name="world"/>
+  <joint name="mount" type="fixed">
+    <parent link="world"/><child link="base"/><origin xyz="1 2 3" rpy="0 0 1.5707963267948966"/>
+  </joint>
+  <link name="base">
+    <visual><geometry><mesh filename="package://somewhere_else/base.dae"/></geometry></visual>
+  </link>
+  <joint name="hinge" type="revolute">
+    <parent link="base"/><child link="arm"/><axis xyz="0 0 1"/>
+    <limit lower="-3" upper="3" effort="1" velocity="1"/>
+  </joint>
+  <link name="arm"/>
+  <joint name="tip" type="fixed">
+    <parent link="arm"/><child link="hand"/><origin xyz="0.5 0 0.1"/>
+  </joint>
+  <link name="hand"/>
+</robot>
+'''
+
+
+def rotation(axis: np.ndarray, angle: float) -> np.ndarray:
+    """Rodrigues: a rotation matrix (3, 3) about a unit axis."""
+    x, y, z = axis
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def chain(urdf: str, values: dict[str, float], base: str, tip: str) -> np.ndarray:
+    """Pose (4, 4) of tip in base, straight from the URDF's text."""
+    joints = {j.find('child').get('link'): j for j in ElementTree.parse(urdf).findall('joint')}
+    pose = np.eye(4)
+    link = tip
+    while link != base:
+        joint = joints[link]
+        origin = joint.find('origin')
+        numbers = {
+            key: np.array([float(v) for v in (origin.get(key) or '0 0 0').split()])
+            for key in ('xyz', 'rpy')
+        }
+        step = np.eye(4)
+        roll, pitch, yaw = numbers['rpy']
+        step[:3, :3] = (
+            rotation(np.array([0, 0, 1]), yaw)
+            @ rotation(np.array([0, 1, 0]), pitch)
+            @ rotation(np.array([1, 0, 0]), roll)
+        )
+        step[:3, 3] = numbers['xyz']
+        if joint.get('type') == 'revolute':
+            axis = np.array([float(v) for v in joint.find('axis').get('xyz').split()])
+            turn = np.eye(4)
+            turn[:3, :3] = rotation(axis / np.linalg.norm(axis), values[joint.get('name')])
+            step = step @ turn
+        pose = step @ pose
+        link = joint.find('parent').get('link')
+    return pose
+
+
+@pytest.fixture(scope='module')
+def embodiment() -> Embodiment:
+    return Embodiment.load('tabletop')
+
+
+@pytest.fixture(scope='module')
+def arm(embodiment) -> ForwardKinematics:
+    return ForwardKinematics(
+        resolve_resource(embodiment.urdf), embodiment.joint_names, 'base_link', 'tool0'
+    )
+
+
+def test_the_hand_is_where_the_urdf_says(embodiment, arm):
+    urdf = str(resolve_resource(embodiment.urdf))
+    for q in RNG.uniform(-2.5, 2.5, (50, 7)):
+        position, orientation = arm(q)
+        pose = chain(urdf, dict(zip(embodiment.joint_names, q)), 'base_link', 'tool0')
+        np.testing.assert_allclose(position, pose[:3, 3], atol=1e-6)
+        np.testing.assert_allclose(orientation, pose[:3, :3], atol=1e-6)
+
+
+def test_the_hand_is_where_the_simulator_puts_it(embodiment, arm):
+    model = mujoco.MjModel.from_xml_path(str(resolve_resource(embodiment.urdf)))
+    data = mujoco.MjData(model)
+    addresses = [model.joint(name).qposadr[0] for name in embodiment.joint_names]
+    for q in RNG.uniform(-2.5, 2.5, (20, 7)):
+        data.qpos[addresses] = q
+        mujoco.mj_forward(model, data)
+        position, orientation = arm(q)
+        np.testing.assert_allclose(position, data.body('tool0').xpos, atol=1e-9)
+        np.testing.assert_allclose(orientation.ravel(), data.body('tool0').xmat, atol=1e-9)
+
+
+def test_joints_are_addressed_by_name(embodiment):
+    urdf = resolve_resource(embodiment.urdf)
+    names = tuple(reversed(embodiment.joint_names))
+    forward = ForwardKinematics(urdf, embodiment.joint_names, 'base_link', 'tool0')
+    backward = ForwardKinematics(urdf, names, 'base_link', 'tool0')
+    q = RNG.uniform(-1, 1, 7)
+    np.testing.assert_array_equal(forward(q)[0], backward(q[::-1])[0])
+
+
+def test_a_pose_handed_out_does_not_change_later(arm):
+    position, orientation = arm(np.zeros(7))
+    kept = position.copy(), orientation.copy()
+    arm(np.full(7, 0.7))
+    np.testing.assert_array_equal(position, kept[0])
+    np.testing.assert_array_equal(orientation, kept[1])
+
+
+@pytest.fixture
+def bent(tmp_path):
+    path = tmp_path / 'bent.urdf'
+    path.write_text(BENT)
+    return path
+
+
+def test_the_pose_is_in_the_base_link_and_not_in_the_world(bent):
+    position, orientation = ForwardKinematics(bent, ('hinge',), 'base', 'hand')(np.zeros(1))
+    np.testing.assert_allclose(position, [0.5, 0, 0.1], atol=1e-9)
+    np.testing.assert_allclose(orientation, np.eye(3), atol=1e-9)
+    position, _ = ForwardKinematics(bent, ('hinge',), 'world', 'hand')(np.zeros(1))
+    np.testing.assert_allclose(position, [1, 2.5, 3.1], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ('joints', 'base', 'tip', 'message'),
+    [
+        (('elbow',), 'base', 'hand', "no joint 'elbow'; it has hinge"),
+        (('hinge',), 'base', 'paw', "no link 'paw'; it has arm, base, hand, world"),
+        (('hinge',), 'bass', 'hand', "no link 'bass'; it has arm, base, hand"),
+    ],
+)
+def test_a_name_that_is_not_in_the_urdf_is_refused(bent, joints, base, tip, message):
+    with pytest.raises(EmbodimentError, match=message):
+        ForwardKinematics(bent, joints, base, tip)
+
+
+@pytest.mark.parametrize('text', ['', '<robot', '<sdf/>', '<robot name="empty"/>'])
+def test_a_file_that_is_no_urdf_is_refused(tmp_path, text):
+    path = tmp_path / 'broken.urdf'
+    path.write_text(text)
+    with pytest.raises(EmbodimentError, match=r'broken\.urdf'):
+        ForwardKinematics(path, ('hinge',), 'base', 'hand')

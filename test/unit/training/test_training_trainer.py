@@ -1,0 +1,231 @@
+"""Training on tiny recordings: it learns, resumes exactly, saves when stopped, and refuses."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+import torch
+
+from vla_alignment_ros.cli import vla_train
+from vla_alignment_ros.errors import CheckpointError, ConfigError, DatasetError
+from vla_alignment_ros.policy.policy import Policy
+from vla_alignment_ros.training.config import (
+    ArchitectureConfig,
+    DataConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from vla_alignment_ros.training.trainer import learning_rate, parameter_groups, Trainer
+from vla_alignment_ros.training.validation import calibrate
+
+SENTENCES = ('pick up the red cube', 'pick up the blue ball', 'push the red cube left')
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def demos(tmp_path, variant):
+    """Six small episodes of three sentences."""
+    root = tmp_path / 'demos'
+    for i in range(6):
+        extra = {'task': 'pick', 'group': SENTENCES[i % 3]}
+        recorder = variant(root, seed=i)
+        recorder.record(f'episode_{i}', ticks=8, instruction=SENTENCES[i % 3], extra=extra)
+    return root
+
+
+def config(steps=6, **changes):
+    base = TrainConfig(
+        data=DataConfig(val_fraction=0.3, horizon=4),
+        model=ArchitectureConfig(width=32, heads=2, language_layers=1, decoder_layers=1),
+        optimizer=OptimizerConfig(steps=steps, batch=8, warmup_steps=2),
+        save_every=3,
+        log_every=2,
+        threads=1,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def weights(folder):
+    return load_file(str(folder / 'model.safetensors'))
+
+
+def equal(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_a_run_makes_a_checkpoint_that_acts(demos, tmp_path):
+    trainer = Trainer(config(), [demos], tmp_path / 'run')
+    folder = trainer.run()
+    saved = json.loads((folder / 'config.json').read_text())
+    assert saved['training']['steps'] == 6
+    assert saved['embodiment']['name'] == 'tiny'
+    assert set(saved['metrics']) >= {'action_l1', 'vl_auroc', 'swap_sensitivity'}
+    policy = Policy.load(folder, 'cpu')
+    assert np.isfinite(policy.warm_up(1))
+    assert list((tmp_path / 'run' / 'tensorboard').iterdir())
+
+
+def test_same_seed_same_weights_and_another_seed_others(demos, tmp_path):
+    runs = [
+        weights(Trainer(config(seed=seed), [demos], tmp_path / name).run())
+        for name, seed in (('a', 0), ('b', 0), ('c', 1))
+    ]
+    assert equal(runs[0], runs[1])
+    assert not equal(runs[0], runs[2])
+
+
+def test_stopped_and_resumed_equals_uninterrupted(demos, tmp_path):
+    whole = weights(Trainer(config(), [demos], tmp_path / 'whole').run())
+    part = Trainer(config(), [demos], tmp_path / 'part')
+
+    def stop(progress):
+        if progress['step'] == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    assert part.run(on_progress=stop) is None
+    assert not (tmp_path / 'part' / 'checkpoint').exists()
+    resumed = Trainer(config(), [demos], tmp_path / 'part')
+    folder = resumed.run(resume=True)
+    assert equal(whole, weights(folder))
+
+
+def test_a_killed_run_resumes_to_the_same_weights(demos, tmp_path):
+    """SIGKILL after the first saved state: nothing runs at exit, the state on disk counts."""
+    whole = weights(Trainer(config(), [demos], tmp_path / 'whole').run())
+    script = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from vla_alignment_ros.training.config import TrainConfig
+from vla_alignment_ros.training.trainer import Trainer
+import json
+torch.set_num_threads(1)
+def kill(progress):
+    if progress['step'] == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+config = TrainConfig.from_dict(json.loads(sys.argv[1]))
+Trainer(config, [Path(sys.argv[2])], Path(sys.argv[3])).run(on_progress=kill)
+"""
+    arguments = [json.dumps(config().to_dict()), str(demos), str(tmp_path / 'killed')]
+    result = subprocess.run(
+        [sys.executable, '-c', script, *arguments],
+        env={**os.environ, 'PYTHONPATH': str(Path(vla_train.__file__).parents[2])},
+        capture_output=True,
+        timeout=300,
+    )
+    assert result.returncode == -signal.SIGKILL, result.stderr.decode()
+    assert (tmp_path / 'killed' / 'state.safetensors').is_file()
+    folder = Trainer(config(), [demos], tmp_path / 'killed').run(resume=True)
+    assert equal(whole, weights(folder))
+
+
+def test_resume_with_other_settings_is_refused_by_name(demos, tmp_path):
+    Trainer(config(), [demos], tmp_path / 'run').run()
+    other = config(optimizer=dataclasses.replace(config().optimizer, learning_rate=0.5))
+    with pytest.raises(CheckpointError, match='optimizer'):
+        Trainer(other, [demos], tmp_path / 'run').run(resume=True)
+
+
+def test_a_damaged_state_is_refused(demos, tmp_path):
+    Trainer(config(), [demos], tmp_path / 'run').run()
+    (tmp_path / 'run' / 'state.safetensors').write_bytes(b'no tensors')
+    with pytest.raises(CheckpointError, match='cannot resume'):
+        Trainer(config(), [demos], tmp_path / 'run').run(resume=True)
+
+
+def test_more_samples_than_there_are_is_refused(demos, tmp_path):
+    large = config(optimizer=OptimizerConfig(steps=2, batch=1000))
+    with pytest.raises(DatasetError, match='optimizer.batch'):
+        Trainer(large, [demos], tmp_path / 'run')
+
+
+def test_without_alignment_losses_the_rest_still_trains(demos, tmp_path):
+    plain = config(alignment=dataclasses.replace(config().alignment, weight=0.0))
+    trainer = Trainer(plain, [demos], tmp_path / 'run')
+    log = trainer.train_step(trainer.stream.at(0), 0)
+    assert not [name for name in log if 'align' in name or 'triplet' in name]
+    assert trainer.run() is not None
+
+
+def test_command_line_trains_resumes_and_refuses(demos, tmp_path, capsys):
+    arguments = [
+        '--data', str(demos), '--out', str(tmp_path / 'run'), '--optimizer.steps', '2',
+        '--optimizer.batch', '8', '--data.val-fraction', '0.3', '--model.width', '32',
+        '--model.heads', '2', '--threads', '1',
+    ]  # fmt: skip
+    with pytest.raises(SystemExit):
+        vla_train.main(['--help'])
+    assert '--optimizer.steps' in capsys.readouterr().out
+    assert vla_train.main(arguments) == 0
+    assert 'checkpoint: ' in capsys.readouterr().out
+    assert vla_train.main(arguments) == 2
+    assert '--resume' in capsys.readouterr().err
+    assert vla_train.main([*arguments, '--resume']) == 0
+    assert vla_train.main(['--data', str(tmp_path / 'nothing'), '--out', str(tmp_path / 'x')]) == 2
+    assert 'vla_train: no folder' in capsys.readouterr().err
+
+
+# -- pure parts ---------------------------------------------------------------------------------
+
+
+def test_learning_rate_warms_up_and_decays():
+    rates = [learning_rate(step, 100, 10, 0.1) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0)
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[100] == pytest.approx(0.1)
+
+
+def test_logit_scales_norms_and_biases_do_not_decay(demos, tmp_path):
+    trainer = Trainer(config(), [demos], tmp_path / 'run')
+    groups = parameter_groups(trainer.model, 0.1)
+    plain = {id(p) for p in groups[1]['params']}
+    for name, parameter in trainer.model.named_parameters():
+        if 'log_scale' in name or 'norm' in name.lower() and 'weight' in name:
+            assert parameter.ndim >= 2 or id(parameter) in plain, name
+        if name.endswith('bias'):
+            assert id(parameter) in plain or parameter.ndim >= 2, name
+
+
+def test_calibration_separates_and_orders_the_thresholds():
+    rng = np.random.default_rng(0)
+    matched, mismatched = rng.normal(0.6, 0.1, 4000), rng.normal(0.1, 0.1, 4000)
+    c = calibrate(matched, mismatched)
+
+    def probability(score):
+        return 1 / (1 + np.exp(-(c.slope * score + c.offset)))
+
+    assert probability(0.6) > 0.9 > 0.1 > probability(0.1)
+    assert c.hold <= c.go
+    assert np.mean(probability(matched) < c.hold) == pytest.approx(0.01, abs=0.003)
+
+
+def test_config_refuses_unknown_keys_and_wrong_types(tmp_path):
+    with pytest.raises(ConfigError, match='stepz.*allowed: steps'):
+        TrainConfig.from_dict({'optimizer': {'stepz': 3}})
+    with pytest.raises(ConfigError, match='steps must be int'):
+        TrainConfig.from_dict({'optimizer': {'steps': 'many'}})
+    path = tmp_path / 'c.yaml'
+    path.write_text('optimizer: {learning_rate: 1, steps: 5}\n')
+    assert TrainConfig.load(path).optimizer.learning_rate == 1.0
+    path.write_text('optimizer: [')
+    with pytest.raises(ConfigError, match='not valid YAML'):
+        TrainConfig.load(path)
+
+
+def test_shipped_training_configs_load():
+    folder = Path(vla_train.__file__).parents[2] / 'config' / 'train'
+    files = sorted(folder.glob('*.yaml'))
+    assert files
+    for path in files:
+        TrainConfig.load(path)

@@ -1,0 +1,181 @@
+"""`vla_evaluate`: a checkpoint in closed loop, in numbers and in pictures."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+import sys
+from typing import Annotated, TYPE_CHECKING
+
+from rich.console import Console
+import tyro
+
+from vla_alignment_ros.cli.console import command_line, guarded, results_table, show_progress
+from vla_alignment_ros.errors import ConfigError
+from vla_alignment_ros.evaluation.episode import EpisodeLimits
+from vla_alignment_ros.evaluation.report import FilmShelf, Settings, write_report
+from vla_alignment_ros.evaluation.results import (
+    Evaluation,
+    gather,
+    parse_splits,
+    SPLIT_MEANING,
+)
+from vla_alignment_ros.evaluation.runner import EpisodeRunner, run_splits
+
+if TYPE_CHECKING:  # torch takes its time; --help must not
+    from vla_alignment_ros.policy.checkpoint import Checkpoint
+
+DESCRIPTION = """
+Run a checkpoint in closed loop and say how often it does what it is told.
+
+Simulator and policy run as two ROS 2 nodes, in processes and a ROS domain of their own, in
+lock-step: simulated time waits for every command, so the same seed gives the same result on any
+machine.
+
+Splits: """ + ''.join(
+    f'\n  {name:<16} {meaning}' for name, meaning in SPLIT_MEANING.items()
+)
+
+
+OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar='PATH')]
+OptionalInt = Annotated[int | None, tyro.conf.arg(metavar='INT')]
+
+
+@dataclass(frozen=True)
+class Options:
+    """See DESCRIPTION."""
+
+    checkpoint: Path
+    """Checkpoint folder."""
+    splits: str = 'seen'
+    """Splits to run, separated by commas, or 'all'."""
+    episodes: int = 50
+    """Episodes of each split."""
+    seed: int = 0
+    """Scene number of the first episode of each split; the next ones follow it."""
+    json: OptionalPath = None
+    """File for the figures: success rate, 95 % interval, wrong object and refused rate."""
+    report: OptionalPath = None
+    """Folder for the HTML report with films (index.html needs no other file)."""
+    candidates: OptionalInt = None
+    """Action chunks drawn per decision; if not given, as many as the policy node draws itself."""
+    device: str = 'auto'
+    """'cpu', 'cuda', or 'auto': the GPU where there is one."""
+    max_steps: int = EpisodeLimits.max_steps
+    """Control steps after which an episode has failed."""
+    in_process: bool = False
+    """Leave ROS out: same bytes and decisions in one process. Faster, but no ROS is tested."""
+    logs: OptionalPath = None
+    """Folder for the nodes' logs; without it they are shown only if a node fails."""
+
+
+def evaluate(options: Options, console: Console) -> tuple[Evaluation, Path | None]:
+    """Run the evaluation that the options describe; return it and the report's page."""
+    splits = parse_splits(options.splits)
+    _make_folders(options)
+    checkpoint = read_checkpoint(options.checkpoint)
+    shelf = FilmShelf()
+    limits = EpisodeLimits(max_steps=options.max_steps)
+    with make_runner(options, checkpoint, limits) as runner:
+        episodes = run_splits(runner, splits, options.episodes, options.seed)
+        results = show_progress(console, episodes, options.episodes * len(splits), shelf)
+    evaluation = gather(str(options.checkpoint), options.seed, results)
+    if options.json is not None:
+        evaluation.write_json(options.json)
+    page = None
+    if options.report is not None:
+        settings = Settings(
+            command=command_line(),
+            go=checkpoint.calibration.go,
+            hold=checkpoint.calibration.hold,
+            rate_hz=checkpoint.embodiment.rate_hz,
+            config={
+                **{k: str(v) for k, v in asdict(options).items() if v is not None},
+                'ROS': 'left out' if options.in_process else 'simulator and policy as processes',
+            },
+        )
+        page = write_report(options.report, evaluation, shelf, settings)
+    return evaluation, page
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Load the checkpoint here first, so that a broken one is named before a node starts."""
+    from vla_alignment_ros.policy.checkpoint import load_checkpoint
+
+    return load_checkpoint(folder)
+
+
+def make_runner(
+    options: Options, checkpoint: Checkpoint, limits: EpisodeLimits
+) -> AbstractContextManager[EpisodeRunner]:
+    """Return the runner: over ROS, or in this process if that was asked for."""
+    film = options.report is not None
+    if options.in_process:
+        from vla_alignment_ros.control.pipeline import PipelineConfig
+        from vla_alignment_ros.evaluation.rollout import InProcessRunner
+        from vla_alignment_ros.policy.policy import Policy
+
+        policy = Policy(checkpoint, device=options.device)
+        config = PipelineConfig(
+            go=checkpoint.calibration.go,
+            hold=checkpoint.calibration.hold,
+            candidates=options.candidates,
+        )
+        return InProcessRunner(policy.embodiment, policy, config, limits, film)
+    from vla_alignment_ros.evaluation.closed_loop import ClosedLoopConfig, ClosedLoopRunner
+
+    config = ClosedLoopConfig(
+        checkpoint=options.checkpoint,
+        embodiment=checkpoint.embodiment,
+        device=options.device,
+        candidates=options.candidates,
+        limits=limits,
+        film=film,
+        log_folder=options.logs,
+    )
+    return ClosedLoopRunner(config, connect)
+
+
+def _make_folders(options: Options) -> None:
+    """Fail before the episodes, not after them, where results cannot be written."""
+    wanted = [path.parent for path in (options.json,) if path is not None]
+    wanted += [path for path in (options.report,) if path is not None]
+    for folder in wanted:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f'cannot write to {folder}: {error.strerror}') from error
+
+
+def connect(domain_id: int, check: object, film_topic: str | None) -> object:
+    """Return the client of the two nodes. Imports rclpy, so only where ROS is used."""
+    try:
+        from vla_alignment_ros.nodes.evaluation_client import EvaluationClient
+    except ImportError as error:
+        raise ConfigError(
+            f'ROS 2 is not importable here ({error}); install the standalone extra, source a '
+            f'ROS 2 installation, or use --in-process'
+        ) from error
+    return EvaluationClient(domain_id, check, film_topic)
+
+
+def run(options: Options) -> int:
+    console = Console()
+    evaluation, page = evaluate(options, console)
+    console.print(results_table(evaluation))
+    if options.json is not None:
+        console.print(f'figures: {options.json}', highlight=False, soft_wrap=True)
+    if page is not None:
+        console.print(f'report:  {page}', highlight=False, soft_wrap=True)
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line."""
+    options = tyro.cli(Options, prog='vla_evaluate', description=DESCRIPTION, args=arguments)
+    return guarded('vla_evaluate', lambda: run(options))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""The one path from an observation to a command: policy, gate, plan, guard, codec.
+
+The policy node and the evaluation's rollouts both run this object, so what is measured is what
+runs on the robot. It is given its time and its policy; it starts no thread and asks no clock.
+
+Thread-safe: `decide` (slow) belongs on an inference thread, `command` and `hold` (fast) on the
+control rate's. The policy runs outside the lock, so a long decision never delays a command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+import threading
+from typing import Any, Protocol
+
+import numpy as np
+
+from vla_alignment_ros.control.codecs import gripper_index, make_codec
+from vla_alignment_ros.control.executor import ChunkExecutor
+from vla_alignment_ros.control.gate import AlignmentGate, HOLD, SLOW
+from vla_alignment_ros.control.guard import ActionGuard
+from vla_alignment_ros.embodiment import Embodiment
+from vla_alignment_ros.errors import ConfigError, ControlError
+from vla_alignment_ros.observation import ActionChunk, Observation
+
+
+class DecidedLike(Protocol):
+    """What a policy answers."""
+
+    chunk: ActionChunk
+    vl_score: float  # 0..1, calibrated
+    action_score: float
+    margin: float
+    grounding: Mapping[str, Any]  # word → heat-maps, where asked for
+    latency_s: float
+
+
+class PolicyLike(Protocol):
+    """What the pipeline needs of a policy."""
+
+    def step(
+        self,
+        observation: Observation,
+        candidates: int = ...,
+        seed: int | None = ...,
+        grounding: bool = ...,
+    ) -> DecidedLike: ...
+
+    def reset(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """How decisions become motion. The gate's own limits are checked where it is built."""
+
+    go: float = 0.6  # alignment score (0..1) from which on the motion is free
+    hold: float = 0.3  # below it the robot stands still; between the two it goes slowly
+    hysteresis: float = 0.05  # how far a score must pass a threshold to leave a state
+    confirm: int = 2  # decisions in a row at `go` before the first motion
+    dwell: int = 2  # decisions in a row before the state changes
+    candidates: int | None = None  # chunks drawn per decision; None: as the policy likes
+    seed: int = 0  # of the candidates' noise; decision n after a reset always draws the same
+    slow_speed: float = 0.5  # share of the motion while the gate says 'slow'
+    ensemble: bool = True  # mean over the chunks that overlap, instead of the newest alone
+    ensemble_decay: float = 0.01  # the larger, the more the oldest chunk counts
+    max_gap_s: float = 2.0  # a longer pause between observations starts anew
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.slow_speed <= 1.0:
+            raise ConfigError(f'slow_speed must be within (0, 1], got {self.slow_speed}')
+        if not self.max_gap_s > 0.0:
+            raise ConfigError(f'max_gap_s must be positive, got {self.max_gap_s}')
+        if self.candidates is not None and self.candidates < 1:
+            raise ConfigError(f'candidates must be at least 1, got {self.candidates}')
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One decision and what was made of it."""
+
+    ts_ns: int  # of the observation
+    instruction: str
+    vl_score: float
+    action_score: float
+    margin: float
+    gate: str  # 'go', 'slow' or 'hold'
+    refused: str | None  # why the whole chunk was thrown away, if it was
+    chunk: ActionChunk  # as proposed; limits apply when it is executed
+    latency_s: float  # of the policy alone
+    grounding: Mapping[str, Any] = field(default_factory=dict)
+
+    def key_values(self) -> dict[str, str]:
+        """Return the figures as text, for a diagnostic message."""
+        return {
+            'ts_ns': str(self.ts_ns),
+            'instruction': self.instruction,
+            'vl_score': f'{self.vl_score:.6f}',
+            'action_score': f'{self.action_score:.6f}',
+            'margin': f'{self.margin:.6f}',
+            'gate': self.gate,
+            'refused': self.refused or '',
+            'latency_s': f'{self.latency_s:.6f}',
+        }
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to publish now; topics in the order in which they are to be published."""
+
+    messages: dict[str, bytes]
+    action: np.ndarray | None  # (7,) float64 physical units; None where nothing is known yet
+    state: str  # 'go', 'slow' or 'hold'
+    reason: str = ''  # why it holds
+    clipped: bool = False
+
+
+class DecisionPipeline:
+    """Runs one policy on one robot. See the module for its threads."""
+
+    def __init__(self, embodiment: Embodiment, policy: PolicyLike, config: PipelineConfig) -> None:
+        self.embodiment = embodiment
+        self.policy = policy
+        self.config = config
+        self.codec = make_codec(embodiment)
+        self._guard = ActionGuard(embodiment)
+        self._gate = AlignmentGate(
+            go_threshold=config.go,
+            hold_threshold=config.hold,
+            hysteresis=config.hysteresis,
+            confirm=config.confirm,
+            dwell=config.dwell,
+        )
+        self._executor = ChunkExecutor(
+            embodiment.rate_hz,
+            ensemble=config.ensemble,
+            decay=config.ensemble_decay,
+            gripper_index=gripper_index(embodiment),
+        )
+        self._lock = threading.Lock()
+        self._epoch = 0  # counts resets, so that a decision begun before one is recognised
+        self._start()
+
+    def reset(self) -> None:
+        """Forget everything: plan, gate, motion, and the counting of decisions."""
+        with self._lock:
+            self._start()
+
+    def decide(self, observation: Observation, grounding: bool = False) -> Verdict:
+        """
+        Ask the policy about an observation and plan its answer in.
+
+        grounding: also ask which regions the words mean (slower; nothing depends on it).
+
+        Starts anew by itself where the observations' time runs backwards or jumps (a restarted
+        simulation, another bag). A chunk that holds a value that is not finite is refused: the
+        plan is dropped and the robot holds until the next decision.
+        """
+        with self._lock:
+            if self._is_new_stream(observation.ts_ns):
+                self._start()
+            fresh = self._decisions == 0
+            if fresh:
+                self._guard.reset(observation.state)
+            self._newest_ts_ns = observation.ts_ns
+            seed = self.config.seed * 1_000_003 + self._decisions
+            self._decisions += 1
+            epoch = self._epoch
+        if fresh:
+            self.policy.reset()
+        asked: dict[str, Any] = {'seed': seed}
+        if self.config.candidates is not None:
+            asked['candidates'] = self.config.candidates
+        if grounding:
+            asked['grounding'] = True
+        decided = self.policy.step(observation, **asked)
+        with self._lock:
+            if epoch != self._epoch:
+                return _verdict(decided, HOLD, 'a reset came while it was being made')
+            refused = self._refusal(decided.chunk)
+            gate = self._gate.update(decided.vl_score, decided.chunk.instruction)
+            if refused is not None:
+                self._executor.flush()
+                gate = HOLD
+            else:
+                self._executor.submit(decided.chunk)
+            self._state, self._reason = gate, refused or ''
+            if gate == HOLD and not refused:
+                self._reason = f'alignment score {decided.vl_score:.2f}: {gate}'
+            self._ee_position = self._ee_of(observation)
+            return _verdict(decided, gate, refused)
+
+    def command(self, ts_ns: int) -> Command:
+        """Return the command for the control step that begins at ts_ns."""
+        with self._lock:
+            if self._state == HOLD:
+                return self._stop(ts_ns, self._reason)
+            action = self._executor.next(ts_ns)
+            if action is None:
+                return self._stop(ts_ns, 'the planned actions are used up')
+            # a measured position counts once: later steps go on from what was commanded since
+            ee_position, self._ee_position = self._ee_position, None
+            speed = self.config.slow_speed if self._state == SLOW else 1.0
+            step = self._guard.step(action, ee_position, speed)
+            if step.refused is not None:
+                return self._stopped(ts_ns, step.action, step.refused)
+            messages = self.codec.encode(step.action, ts_ns)
+            return Command(messages, step.action, self._state, clipped=step.clipped)
+
+    def hold(self, ts_ns: int, reason: str) -> Command:
+        """Drop the plan and return the next step of a stop; for watchdogs."""
+        with self._lock:
+            self._executor.flush()
+            self._state, self._reason = HOLD, reason
+            return self._stop(ts_ns, reason)
+
+    # -- inside, the lock held ------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._epoch += 1
+        self._decisions = 0
+        self._newest_ts_ns: int | None = None
+        self._ee_position: np.ndarray | None = None  # (3,) m, until a command has used it
+        self._state, self._reason = HOLD, 'no decision yet'
+        self._guard.reset()
+        self._gate.reset()
+        self._executor.flush()
+
+    def _is_new_stream(self, ts_ns: int) -> bool:
+        if self._newest_ts_ns is None:
+            return False
+        gap_s = (ts_ns - self._newest_ts_ns) * 1e-9
+        return gap_s < 0.0 or gap_s > self.config.max_gap_s
+
+    def _refusal(self, chunk: ActionChunk) -> str | None:
+        bad = np.argwhere(~np.isfinite(chunk.actions))
+        if not len(bad):
+            return None
+        step, dimension = (int(i) for i in bad[0])
+        return f'{self.embodiment.action.names[dimension]} of step {step} is not finite'
+
+    def _ee_of(self, observation: Observation) -> np.ndarray | None:
+        """End effector (3,) m in base_link from the state, where the state has it."""
+        embodiment = self.embodiment
+        if embodiment.urdf is None or embodiment.action.frame != embodiment.base_link:
+            return None
+        first = len(embodiment.joint_names) + 1
+        return np.asarray(observation.state[first : first + 3], dtype=np.float64)
+
+    def _stop(self, ts_ns: int, reason: str) -> Command:
+        if self._decisions == 0:  # nothing was seen yet, so where to hold is not known
+            try:
+                messages = self.codec.hold(ts_ns)
+            except ControlError:  # a command that names positions: better none than a guess
+                messages = {}
+            return Command(messages, None, HOLD, reason)
+        return self._stopped(ts_ns, self._guard.decelerate(), reason)
+
+    def _stopped(self, ts_ns: int, action: np.ndarray, reason: str) -> Command:
+        return Command(self.codec.encode(action, ts_ns), action, HOLD, reason)
+
+
+def _verdict(decided: Any, gate: str, refused: str | None) -> Verdict:
+    return Verdict(
+        ts_ns=decided.chunk.ts_ns,
+        instruction=decided.chunk.instruction,
+        vl_score=float(decided.vl_score),
+        action_score=float(decided.action_score),
+        margin=float(decided.margin),
+        gate=gate,
+        refused=refused,
+        chunk=decided.chunk,
+        latency_s=float(decided.latency_s),
+        grounding=decided.grounding or {},
+    )

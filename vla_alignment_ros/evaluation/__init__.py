@@ -1,0 +1,1 @@
+"""Closed-loop evaluation: rollouts, rates with their intervals, films and a report."""

@@ -1,0 +1,43 @@
+"""Runs the episodes of an evaluation, whoever executes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from vla_alignment_ros.errors import ConfigError
+from vla_alignment_ros.evaluation.films import Film
+from vla_alignment_ros.evaluation.results import EpisodeResult
+
+
+class EpisodeRunner(Protocol):
+    """Executes one episode and says what it came to."""
+
+    def run(self, index: int, split: str, seed: int) -> tuple[EpisodeResult, Film]: ...
+
+
+def run_splits(
+    runner: EpisodeRunner, splits: tuple[str, ...], episodes: int, seed: int
+) -> Iterator[tuple[EpisodeResult, Film]]:
+    """
+    Run the same number of episodes of every split, one after another.
+
+    Episode i of a split is the split's scene number ``seed + i``, so a single one is repeated
+    with that seed and ``episodes=1``. Raises ConfigError for counts that make no sense.
+    """
+    if episodes < 1:
+        raise ConfigError(f'episodes must be at least 1, got {episodes}')
+    if seed < 0:
+        raise ConfigError(f'seed must not be negative, got {seed}')
+    for split in splits:
+        for index in range(episodes):
+            yield runner.run(index, split, seed + index)
+
+
+def describe(result: EpisodeResult) -> str:
+    """One line for a terminal: what was asked, what came of it, how sure it was."""
+    mark = '✓' if result.success else '✗'
+    return (
+        f'{mark} {result.instruction:<48.48} {result.outcome:<16} '
+        f'score {result.mean_score:.2f}  {result.duration_s:4.1f} s'
+    )

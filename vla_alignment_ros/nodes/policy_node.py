@@ -1,0 +1,228 @@
+"""Acts: cameras, joint states and an instruction in, commands out (lifecycle).
+
+Everything about the robot comes from the checkpoint's embodiment. Publishes the command codec's
+topics, `~/action_chunk` (JointTrajectory: the seven action names, H points),
+`~/alignment_score` (Float64MultiArray; dimensions labelled vl_score, action_score, margin),
+`~/decision` and `~/status` (DiagnosticStatus) and `/diagnostics`.
+
+It holds while inputs are missing or too old, while the alignment gate says so, and when it is
+deactivated or interrupted; a hold goes on being published.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.subscription import Subscription
+import torch
+
+from vla_alignment_ros import wire
+from vla_alignment_ros.control.codecs import encode_chunk
+from vla_alignment_ros.control.pipeline import (
+    Command,
+    DecisionPipeline,
+    PipelineConfig,
+    Verdict,
+)
+from vla_alignment_ros.errors import ConfigError
+from vla_alignment_ros.nodes.decision_loop import DecisionLoop, LoopConfig
+from vla_alignment_ros.nodes.diagnostics import (
+    diagnostic_array,
+    DIAGNOSTICS_TOPIC,
+    OK,
+    status_message,
+    WARN,
+)
+from vla_alignment_ros.nodes.lifecycle import ManagedNode
+from vla_alignment_ros.nodes.parameters import Parameters, PolicyParameters
+from vla_alignment_ros.nodes.qos import (
+    advertise,
+    latched,
+    RawPublishers,
+    reliable,
+    subscribe_raw,
+    topic_qos,
+)
+from vla_alignment_ros.nodes.runtime import run
+from vla_alignment_ros.policy.policy import Policy
+
+CHUNK_TOPIC = '~/action_chunk'
+SCORE_TOPIC = '~/alignment_score'
+SCORES = ('vl_score', 'action_score', 'margin')
+STATUS = 'diagnostic_msgs/msg/DiagnosticStatus'
+NEWEST_ONLY = 1
+
+
+class PolicyNode(ManagedNode):
+    """Plumbing around a DecisionLoop."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__('policy_node', **kwargs)
+        self.settings = Parameters(self, PolicyParameters)
+        self._loop: DecisionLoop | None = None
+        self._commands: RawPublishers | None = None
+        self._inputs: list[Subscription] = []
+        self._told = ''
+        self._scores = RawPublishers(
+            self,
+            {
+                CHUNK_TOPIC: 'trajectory_msgs/msg/JointTrajectory',
+                SCORE_TOPIC: 'std_msgs/msg/Float64MultiArray',
+            },
+        )
+        self._decision = advertise(self, '~/decision', STATUS, reliable(50))
+        self._status = advertise(self, '~/status', STATUS, latched())
+        self._diagnostics = advertise(
+            self, DIAGNOSTICS_TOPIC, 'diagnostic_msgs/msg/DiagnosticArray', reliable()
+        )
+        # never the node's clock: what watches over silence must not stop with a simulation
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._ticker = None
+        self.create_timer(
+            self.settings.current.status_period_s, self._on_status_timer, clock=self._steady
+        )
+
+    def begin(self) -> None:
+        """Come up by itself, where that is wanted."""
+        if self.settings.current.autostart:
+            self.bring_up()
+
+    # -- lifecycle ------------------------------------------------------------------------------
+
+    def configure(self) -> None:
+        """Load the checkpoint, warm it up and listen; nothing is commanded yet."""
+        chosen = self.settings.current
+        if not chosen.checkpoint:
+            raise ConfigError('give the checkpoint folder: -p checkpoint:=FOLDER')
+        torch.set_num_threads(chosen.threads)
+        policy = Policy.load(Path(chosen.checkpoint).expanduser(), device=chosen.device)
+        warm_s = policy.warm_up()
+        pipeline = DecisionPipeline(policy.embodiment, policy, _pipeline_config(chosen, policy))
+        self._loop = DecisionLoop(
+            pipeline,
+            LoopConfig(on_arrival=chosen.act_on_arrival, watchdog_s=chosen.watchdog_s),
+            send=self._send,
+            report=self._tell,
+            log=self.get_logger().error,
+        )
+        embodiment = policy.embodiment
+        self._commands = RawPublishers(self, embodiment.command_topics())
+        # the instruction first: where several wait, executors take them in this order
+        topics = sorted(
+            embodiment.observation_topics().items(),
+            key=lambda item: item[0] != embodiment.instruction_topic,
+        )
+        for topic, msgtype in topics:
+            qos = topic_qos(embodiment, topic, NEWEST_ONLY)
+            self._inputs.append(
+                subscribe_raw(self, topic, msgtype, partial(self._on_message, topic), qos)
+            )
+        self._ticker = self.create_timer(
+            1.0 / embodiment.rate_hz, self._on_tick, clock=self._steady
+        )
+        self.get_logger().info(
+            f'{chosen.checkpoint}: {embodiment.name} on {policy.device}, '
+            f'{warm_s * 1e3:.1f} ms a decision'
+        )
+
+    def activate(self) -> None:
+        """Begin to command."""
+        self._loop.start()
+
+    def deactivate(self) -> None:
+        """Bring the arm to rest; the last thing said is a hold."""
+        self._loop.stop(self._now_ns())
+        self._publish_status()
+
+    def release(self) -> None:
+        """Stop listening and forget the model."""
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self._inputs = []
+        if self._ticker is not None:
+            self.destroy_timer(self._ticker)
+            self._ticker = None
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.close()
+        if self._commands is not None:
+            self._commands.destroy()
+            self._commands = None
+
+    # -- messages in ----------------------------------------------------------------------------
+
+    def _on_message(self, topic: str, raw: bytes) -> None:
+        loop = self._loop
+        if loop is not None:
+            loop.push(topic, raw, self._now_ns())
+
+    def _on_tick(self) -> None:
+        loop = self._loop
+        if loop is not None:
+            loop.tick(self._now_ns())
+
+    def _now_ns(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    # -- messages out ---------------------------------------------------------------------------
+
+    def _send(self, command: Command) -> None:
+        self._commands.publish(command.messages)
+
+    def _tell(self, verdict: Verdict) -> None:
+        """Publish one decision; the command went out before."""
+        embodiment = self._loop.embodiment
+        scores = [verdict.vl_score, verdict.action_score, verdict.margin]
+        messages = {SCORE_TOPIC: wire.encode_float64_multi_array(scores, SCORES)}
+        if not verdict.refused:
+            messages[CHUNK_TOPIC] = encode_chunk(embodiment, verdict.chunk)
+        self._scores.publish(messages)
+        name = self.get_fully_qualified_name()
+        level = OK if verdict.gate == 'go' else WARN
+        self._decision.publish(
+            status_message(name, level, verdict.gate, verdict.key_values())
+        )
+
+    def _on_status_timer(self) -> None:
+        self._diagnostics.publish(diagnostic_array(self, self._publish_status()))
+
+    def _publish_status(self) -> Any:
+        loop, name = self._loop, self.get_fully_qualified_name()
+        if loop is None:
+            status = status_message(name, OK, self.last_error or 'not configured', {})
+        elif not self.is_active:
+            status = status_message(name, OK, 'inactive', loop.key_values())
+        else:
+            last = loop.last
+            text = f'{last.state}: {last.reason}' if last is not None else 'waiting'
+            moving = last is not None and last.state == 'go'
+            status = status_message(name, OK if moving else WARN, text, loop.key_values())
+        self._status.publish(status)
+        return status
+
+
+def _pipeline_config(chosen: PolicyParameters, policy: Policy) -> PipelineConfig:
+    calibration = policy.calibration
+    config = {
+        'go': chosen.gate_go if chosen.gate_go >= 0.0 else calibration.go,
+        'hold': chosen.gate_hold if chosen.gate_hold >= 0.0 else calibration.hold,
+        'candidates': chosen.candidates or None,
+        'seed': chosen.seed,
+        'ensemble': chosen.ensemble,
+    }
+    if not chosen.gate_enabled:
+        config |= {'go': 0.0, 'hold': 0.0, 'confirm': 1}
+    return PipelineConfig(**config)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point."""
+    return run(PolicyNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

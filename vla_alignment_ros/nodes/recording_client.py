@@ -1,0 +1,89 @@
+"""Drives simulator, expert and training node through demonstrations, one bag each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import json
+from pathlib import Path
+
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool
+
+from vla_alignment_ros.data.bag import EpisodeReader
+from vla_alignment_ros.errors import BagError, SimulationError
+from vla_alignment_ros.nodes.client import Client
+from vla_alignment_ros.nodes.qos import latched
+
+SIMULATOR, EXPERT, TRAINING = 'simulator_node', 'expert_node', 'training_node'
+ATTEMPTS = 3  # a camera that was discovered too late costs the first frames
+
+
+class RecordingClient(Client):
+    """One client of one simulator, one expert and one training node, in lock-step."""
+
+    def __init__(self, domain_id: int, check: Callable[[], None]) -> None:
+        super().__init__('recording_client', domain_id, check)
+        self._status: dict[str, str] = {}
+        self._done = False
+        self.on_values(f'{SIMULATOR}/status', self._on_status)
+        self.node.create_subscription(Bool, f'{EXPERT}/done', self._on_done, latched())
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Wait for the three nodes and make the recorder ready."""
+        self.configure(TRAINING, timeout_s)
+        self.activate(TRAINING)
+        self.set_parameters(SIMULATOR, {})
+        self.set_parameters(EXPERT, {})
+
+    def record(self, split: str, seed: int) -> Path:
+        """Have the expert solve one episode; the folder of its bag.
+
+        Raises:
+            SimulationError: the expert failed, or messages were lost again and again.
+        """
+        self.set_parameters(SIMULATOR, {'split': split, 'seed': seed})
+        for _ in range(ATTEMPTS):
+            path, steps = self._attempt(split, seed)
+            if _is_whole(path, steps):
+                return path
+        raise SimulationError(
+            f'{path} lacks messages: {EpisodeReader(path).info.message_counts} of {steps} steps'
+        )
+
+    def _attempt(self, split: str, seed: int) -> tuple[Path, int]:
+        self.trigger(f'{TRAINING}/start_episode')
+        before = self._status.get('episode')
+        self._done = False
+        spec = json.loads(self.trigger(f'{SIMULATOR}/reset'))
+        labels = [f'split={split}', f'seed={seed}', f'task={spec["task"]}']
+        self.set_parameters(TRAINING, {'labels': labels})
+        self.until(
+            lambda: self._status.get('episode') != before and self._done,
+            f'the expert to finish {spec["instruction"]!r}',
+        )
+        success = self._status['success'] == 'true'
+        request = SetBool.Request(data=success)
+        answer = self.call(SetBool, f'{TRAINING}/stop_episode', request)
+        if not answer.success:
+            raise BagError(f'{TRAINING} could not finish the bag: {answer.message}')
+        if not success:
+            raise SimulationError(f'the expert failed {spec["instruction"]!r} ({split} {seed})')
+        return Path(answer.message), int(self._status['steps'])
+
+    def _on_status(self, values: dict[str, str]) -> None:
+        if 'episode' in values:
+            self._status = values
+
+    def _on_done(self, message: Bool) -> None:
+        self._done = message.data
+
+
+def _is_whole(path: Path, steps: int) -> bool:
+    """Whether every control step has its observation and its command."""
+    info = EpisodeReader(path).info
+    embodiment = info.embodiment
+    counts = info.message_counts
+    observed = [camera.topic for camera in embodiment.cameras] + [embodiment.joint_states_topic]
+    return all(counts.get(topic, 0) >= steps for topic in observed) and all(
+        counts.get(topic, 0) == steps for topic in embodiment.command_topics()
+    )

@@ -1,0 +1,144 @@
+"""Running a node as a process: executor, signals, exit code, and work off the executor thread."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future as WorkerFuture
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import rclpy
+from rclpy.exceptions import ParameterException
+from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+
+from vla_alignment_ros.errors import VlaError
+
+try:
+    from rclpy.experimental import EventsExecutor
+except ImportError:  # distributions before Kilted
+    EventsExecutor = None
+
+# EventsExecutor.spin() waits for a point in time so far away that some builds wrap round and
+# never sleep (half a core, idle); a wait that ends does not have that
+LONG_WAIT_S = 3600.0
+
+
+def make_executor(context: rclpy.Context | None = None) -> Executor:
+    """An EventsExecutor where this rclpy has one, else a MultiThreadedExecutor."""
+    if EventsExecutor is not None:
+        return EventsExecutor(context=context)
+    return MultiThreadedExecutor(num_threads=4, context=context)
+
+
+class Spinner:
+    """Spins nodes in a thread of its own until closed; a context manager.
+
+    So the main thread stays free for signals, and a node can say its last words (a hold) on a
+    context that still works. An error that escapes a callback is kept in `error` and ends it.
+    """
+
+    def __init__(
+        self,
+        *nodes: Node,
+        context: rclpy.Context | None = None,
+        on_error: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.error: BaseException | None = None
+        self._context = context
+        self._on_error = on_error
+        self._closing = threading.Event()
+        self.executor = make_executor(context)
+        for node in nodes:
+            self.executor.add_node(node)
+        self._thread = threading.Thread(target=self._spin, name='executor')
+        self._thread.start()
+
+    def __enter__(self) -> Spinner:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop spinning; returns when the last callback has."""
+        self._closing.set()
+        self.executor.wake()
+        self._thread.join()
+        self.executor.shutdown()
+
+    def _spin(self) -> None:
+        try:
+            while not self._closing.is_set() and rclpy.ok(context=self._context):
+                self.executor.spin_once(timeout_sec=LONG_WAIT_S)
+        except ExternalShutdownException:
+            pass
+        except BaseException as error:  # handed to the main thread, which ends the process
+            self.error = error
+            traceback.print_exc()
+            self._on_error()
+
+
+def run(factory: Callable[[], Node], args: Sequence[str] | None = None) -> int:
+    """Run one node until SIGINT or SIGTERM; the exit code: 0, or 1 when it could not go on.
+
+    `node.begin()`, where there is one, is called once the node spins; `node.close()` before it is
+    destroyed, while publishing still works. A second signal ends the process the hard way.
+    """
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    previous = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    try:
+        with rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO):
+            return _serve(factory, stop)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _serve(factory: Callable[[], Node], stop: threading.Event) -> int:
+    try:
+        node = factory()
+    except (VlaError, ParameterException) as error:  # the user can mend these
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    try:
+        with Spinner(node, on_error=stop.set) as spinner:
+            try:
+                getattr(node, 'begin', lambda: None)()
+                stop.wait()
+            finally:
+                getattr(node, 'close', lambda: None)()
+        return 1 if spinner.error else 0
+    finally:
+        node.destroy_node()
+
+
+def off_executor(
+    node: Node, workers: ThreadPoolExecutor, function: Callable[..., Any], *args: Any
+) -> Future:
+    """Run a function in `workers`; the result can be awaited in a callback of `node`."""
+    future = Future(executor=node.executor)
+
+    def finish(worker: WorkerFuture) -> None:
+        error = worker.exception()
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(worker.result())
+
+    workers.submit(function, *args).add_done_callback(finish)
+    return future

@@ -1,0 +1,64 @@
+"""Reading a scene with a sentence: language-conditioned pointers over the image tokens.
+
+Each pointer is a query made from the sentence; its attention over one camera's tokens gives what
+is there (attended feature) and where it is (expected image coordinates, a spatial soft-argmax:
+Levine et al. 2016, arXiv:1504.00702). Pointing makes localisation cheap to learn, and a query
+that composes "red" and "cube" points at pairs that were never trained together.
+
+Shapes: B batch, C cameras, N tokens, P pointers, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from vla_alignment_ros.encoders.vision import VisionFeatures
+
+
+class PointerFusion(nn.Module):
+    """Vision tokens, sentence and state → fused vector (B, D) and pointer tokens (B, C·P, D)."""
+
+    def __init__(self, width: int, cameras: int, pointers: int, key_width: int = 64) -> None:
+        super().__init__()
+        self.pointers, self.key_width = pointers, key_width
+        self.query = nn.Sequential(
+            nn.Linear(width, width), nn.GELU(), nn.Linear(width, cameras * pointers * key_width)
+        )
+        self.key = nn.Linear(width, key_width)  # once per token: the dearest layer here
+        self.log_sharpness = nn.Parameter(torch.zeros(cameras, pointers))
+        self.token = nn.Linear(width + 3, width)
+        self.mix = nn.Sequential(
+            nn.Linear(cameras * pointers * (width + 3) + 2 * width, 2 * width),
+            nn.GELU(),
+            nn.Linear(2 * width, width),
+            nn.LayerNorm(width),
+        )
+
+    def forward(
+        self, vision: VisionFeatures, sentence: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Sentence (B, D) pooled, state (B, D) → fused (B, D), tokens (B, C·P, D), points.
+
+        `points` (B, C, P, 2) are the expected coordinates x, y in −1…1.
+        """
+        batch = len(sentence)
+        cameras = len(vision.layout)
+        queries = self.query(sentence).view(batch, cameras, self.pointers, self.key_width)
+        keys = self.key(vision.tokens)  # (B, N, K)
+        found = []
+        for index, camera in enumerate(vision.layout):
+            part = camera.slice
+            scale = (self.log_sharpness[index].exp() / self.key_width**0.5).view(1, -1, 1)
+            logits = queries[:, index] @ keys[:, part].transpose(1, 2) * scale  # (B, P, n)
+            attention = logits.softmax(dim=-1)
+            where = attention @ vision.coordinates[part].to(attention.dtype)  # (B, P, 2)
+            what = attention @ vision.tokens[:, part]  # (B, P, D)
+            # the peak's logit tells present from absent, which a normalised attention cannot
+            strength = torch.tanh(logits.amax(-1, keepdim=True) / 8)  # (B, P, 1)
+            found.append(torch.cat([what, where, strength], dim=-1))  # (B, P, D + 3)
+        pointed = torch.cat(found, dim=1)  # (B, C·P, D + 3)
+        fused = self.mix(torch.cat([pointed.flatten(1), sentence, state], dim=-1))
+        width = vision.tokens.shape[-1]
+        points = pointed[..., width : width + 2].view(batch, cameras, self.pointers, 2)
+        return fused, self.token(pointed), points

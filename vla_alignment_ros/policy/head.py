@@ -1,0 +1,104 @@
+"""Action head: context tokens → K candidate chunks, by flow matching that predicts the chunk.
+
+Flow matching (Lipman et al. 2023, arXiv:2210.02747) along the straight path
+x_t = (1 − t)·noise + t·chunk. The network predicts the clean chunk x_1 instead of the velocity;
+the velocity is (x_1 − x_t)/(1 − t). At t = 0 this is plain regression, so few samples suffice to
+learn the mean motion, while different noise still gives different candidates.
+
+Shapes: B batch, M context tokens, H horizon, K candidates, D width; A = 7.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+from vla_alignment_ros.embodiment import ACTION_DIM
+
+
+class FlowActionHead(nn.Module):
+    """Transformer decoder over H action tokens that cross-attends to the context."""
+
+    def __init__(self, horizon: int, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.horizon = horizon
+        self.embed = nn.Linear(ACTION_DIM, width)
+        self.position = nn.Parameter(torch.randn(horizon, width) * 0.02)
+        self.time = nn.Sequential(nn.Linear(16, width), nn.GELU(), nn.Linear(width, width))
+        layer = nn.TransformerDecoderLayer(
+            width, heads, 2 * width, dropout=0.0, activation='gelu', batch_first=True,
+            norm_first=True,
+        )  # fmt: skip
+        self.decoder = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(width))
+        self.out = nn.Linear(width, ACTION_DIM)
+        frequencies = torch.exp(torch.linspace(0, math.log(100.0), 8))
+        self.register_buffer('frequencies', frequencies, persistent=False)
+
+    def forward(
+        self,
+        noisy: torch.Tensor,
+        t: torch.Tensor,
+        context: torch.Tensor,
+        padding: torch.Tensor,
+        condition: torch.Tensor,
+    ) -> torch.Tensor:
+        """Clean chunk predicted from `noisy` (B, H, 7) at time `t` (B,) in 0…1 → (B, H, 7).
+
+        context (B, M, D), padding (B, M) True where a token is to be ignored, condition (B, D).
+        """
+        angle = t.unsqueeze(1) * self.frequencies  # (B, 8)
+        time = self.time(torch.cat([angle.sin(), angle.cos()], dim=1)) + condition  # (B, D)
+        hidden = self.embed(noisy) + self.position + time.unsqueeze(1)  # (B, H, D)
+        hidden = self.decoder(hidden, context, memory_key_padding_mask=padding)
+        return self.out(hidden)
+
+    def loss(
+        self,
+        actions: torch.Tensor,
+        mask: torch.Tensor,
+        context: torch.Tensor,
+        padding: torch.Tensor,
+        condition: torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Mean absolute error of the predicted chunk over valid steps, at a random time.
+
+        actions (B, H, 7) normalised, mask (B, H) True where a step exists. A quarter of the
+        rows is drawn at t = 0, where inference starts.
+        """
+        batch = len(actions)
+        device = actions.device
+        noise = torch.randn(actions.shape, generator=generator, device=device)
+        t = torch.rand(batch, generator=generator, device=device)
+        t = t * (torch.rand(batch, generator=generator, device=device) > 0.25)
+        blend = t.view(-1, 1, 1)
+        noisy = (1 - blend) * noise + blend * actions
+        predicted = self(noisy.to(context.dtype), t.to(context.dtype), context, padding, condition)
+        error = F.l1_loss(predicted.float(), actions, reduction='none').mean(-1)  # (B, H)
+        weight = mask.float()
+        return (error * weight).sum() / weight.sum().clamp_min(1)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        context: torch.Tensor,
+        padding: torch.Tensor,
+        condition: torch.Tensor,
+        noise: torch.Tensor,
+        steps: int = 4,
+    ) -> torch.Tensor:
+        """Integrate `noise` (K, H, 7) for one observation (context (1, M, D)) → (K, H, 7)."""
+        count = len(noise)
+        context, padding, condition = (
+            x.expand(count, *x.shape[1:]) for x in (context, padding, condition)
+        )
+        x = noise.to(context.dtype)
+        for step in range(steps):
+            t = torch.full((count,), step / steps, dtype=x.dtype, device=x.device)
+            clean = self(x, t, context, padding, condition)
+            # one Euler step of the straight path; the last one lands on the prediction
+            x = x + (clean - x) / (steps - step)
+        return x

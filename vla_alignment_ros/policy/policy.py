@@ -1,0 +1,188 @@
+"""The policy as everything else sees it: an observation in, a scored decision out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from vla_alignment_ros.embodiment import Embodiment
+from vla_alignment_ros.encoders.language import LanguageFeatures, tokenize
+from vla_alignment_ros.errors import ConfigError
+from vla_alignment_ros.observation import ActionChunk, Observation
+from vla_alignment_ros.policy.checkpoint import Calibration, Checkpoint, load_checkpoint
+from vla_alignment_ros.policy.model import Scene
+
+INSTRUCTION_CACHE = 64  # sentences whose embedding is kept
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the policy answers to one observation, and how much it believes it.
+
+    `vl_score` is the calibrated probability (0…1) that the sentence fits the scene;
+    `action_score` the verifier's cosine of the chosen chunk, `margin` its lead over the mean of
+    the other candidates. `grounding` maps each word to a heat-map (rows, columns) per camera.
+    """
+
+    chunk: ActionChunk
+    vl_score: float
+    action_score: float
+    margin: float
+    latency_s: float
+    candidate_scores: tuple[float, ...] = ()
+    keyframe: np.ndarray | None = None  # (3,) m, base_link: where the hand goes next
+    grounding: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+
+def pick_device(device: str = 'auto') -> torch.device:
+    """'auto' is the GPU where there is one; a device that is not there is a `ConfigError`."""
+    if device == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f'unknown device {device!r}; use auto, cpu or cuda[:N]') from error
+    if chosen.type == 'cuda' and not torch.cuda.is_available():
+        raise ConfigError(f'device {device!r} asked for, but torch sees no GPU; use auto or cpu')
+    return chosen
+
+
+class Policy:
+    """A checkpoint that acts. One instance serves one robot; not thread-safe."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, device: str = 'auto', flow_steps: int = 4
+    ) -> None:
+        self.device = pick_device(device)
+        self.checkpoint = checkpoint
+        self.embodiment: Embodiment = checkpoint.embodiment
+        self.calibration: Calibration = checkpoint.calibration
+        self.flow_steps = flow_steps
+        self._model = checkpoint.model.to(self.device).eval()
+        self._sentences: OrderedDict[str, LanguageFeatures] = OrderedDict()
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = 'auto', flow_steps: int = 4) -> Policy:
+        """From a checkpoint folder. Raises `CheckpointError` or `ConfigError`."""
+        return cls(load_checkpoint(folder), device, flow_steps)
+
+    @property
+    def gate(self) -> Calibration:
+        """Where the alignment gate opens (`go`) and closes (`hold`), as probabilities."""
+        return self.calibration
+
+    @property
+    def horizon(self) -> int:
+        """H, steps per chunk."""
+        return self._model.config.horizon
+
+    def reset(self) -> None:
+        """Forget what belongs to an episode (the sentence cache stays: it depends on words)."""
+
+    def warm_up(self, steps: int = 3) -> float:
+        """Run on empty images so that the first real step is not slow; median latency in s."""
+        e = self.embodiment
+        images = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in e.cameras}
+        state = np.zeros(self._model.config.state_dim, np.float32)
+        blank = Observation(0, images, state, 'warm up')
+        return float(np.median([self.step(blank).latency_s for _ in range(max(1, steps))]))
+
+    @torch.inference_mode()
+    def encode_instruction(self, instruction: str) -> LanguageFeatures:
+        """The sentence's features, cached: the words change far more rarely than the images."""
+        cached = self._sentences.get(instruction)
+        if cached is not None:
+            self._sentences.move_to_end(instruction)
+            return cached
+        ids = tokenize(self.checkpoint.tokenizer, [instruction]).to(self.device)
+        features = self._model.language(ids)
+        self._sentences[instruction] = features
+        if len(self._sentences) > INSTRUCTION_CACHE:
+            self._sentences.popitem(last=False)
+        return features
+
+    @torch.inference_mode()
+    def step(
+        self,
+        observation: Observation,
+        candidates: int = 1,
+        seed: int | None = None,
+        grounding: bool = False,
+    ) -> Decision:
+        """Decide on one observation.
+
+        Args:
+            observation: as the assembler gives it.
+            candidates: K chunks to draw; the verifier's best is chosen. The first one starts
+                from the noise's mean, so K = 1 is the deterministic policy.
+            seed: of the other candidates' noise; None draws fresh noise.
+            grounding: also compute per-word heat-maps.
+        """
+        start = time.perf_counter()
+        scene = self._read(observation)
+        noise = self._noise(candidates, seed)
+        chunks = self._model.candidates(scene, noise, self.flow_steps)  # (K, H, 7)
+        scores = self._model.verify(scene, chunks).float()  # (K,)
+        best = int(scores.argmax()) if candidates > 1 else 0
+        raw = self._model.alignment.vision_language(scene.vision, scene.language).float()
+        c = self.calibration
+        vl_score = float(torch.sigmoid(c.slope * raw + c.offset)[0])
+        others = (scores.sum() - scores[best]) / max(1, candidates - 1)
+        keyframe = None
+        if self._model.config.position_index:
+            keyframe = self._model.normalizer.denormalize_keyframe(scene.keyframe.float())[0]
+            keyframe = keyframe.cpu().numpy()
+        heat = self._grounding(scene, observation.instruction) if grounding else {}
+        actions = chunks[best].cpu().numpy().astype(np.float32)
+        return Decision(
+            ActionChunk(
+                observation.ts_ns, actions, self.embodiment.rate_hz, observation.instruction
+            ),
+            vl_score,
+            float(scores[best]),
+            float(scores[best] - others) if candidates > 1 else 0.0,
+            time.perf_counter() - start,
+            tuple(scores.tolist()),
+            keyframe,
+            heat,
+        )
+
+    def _read(self, observation: Observation) -> Scene:
+        images = {
+            name: torch.from_numpy(np.ascontiguousarray(image)).to(self.device).unsqueeze(0)
+            for name, image in observation.images.items()
+        }
+        state = torch.from_numpy(observation.state).to(self.device).unsqueeze(0)
+        return self._model.read(images, state, self.encode_instruction(observation.instruction))
+
+    def _noise(self, candidates: int, seed: int | None) -> torch.Tensor:
+        if candidates < 1:
+            raise ConfigError(f'candidates must be at least 1, got {candidates}')
+        generator = torch.Generator()
+        if seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(seed)
+        # drawn on the CPU: the same seed gives the same candidates on every device
+        noise = torch.randn((candidates, self.horizon, 7), generator=generator)
+        noise[0] = 0.0
+        return noise.to(self.device)
+
+    def _grounding(self, scene: Scene, instruction: str) -> dict[str, dict[str, np.ndarray]]:
+        """Word → camera → (rows, columns) heat-map that sums to 1 over all cameras' tokens."""
+        words = instruction.split()
+        logits = self._model.alignment.region_logits(scene.vision, scene.language.tokens)
+        heat = F.softmax(logits[0].float(), dim=-1).cpu().numpy()  # (L, N)
+        return {
+            f'{index}:{word}': {
+                camera.name: heat[index, camera.slice].reshape(camera.rows, camera.columns)
+                for camera in scene.vision.layout
+            }
+            for index, word in enumerate(words[: heat.shape[0]])
+        }

@@ -1,0 +1,133 @@
+"""Training batches that depend on (seed, step) alone, prepared one ahead by a thread.
+
+Because nothing else decides a batch, a run that is resumed at step n sees exactly what an
+uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from vla_alignment_ros.data.dataset import DemonstrationDataset
+from vla_alignment_ros.encoders.language import tokenize
+from vla_alignment_ros.errors import DatasetError
+
+UNKNOWN_ID = 1  # of build_tokenizer's vocabulary
+
+
+def episode_groups(dataset: DemonstrationDataset) -> np.ndarray:
+    """Paraphrase group of every instruction text, (I,) int64.
+
+    Sentences that a recorder declared to mean the same (bag entry `group`) share a group; any
+    other sentence is its own.
+    """
+    declared: dict[str, str] = {}
+    for episode in dataset.cache.episodes:
+        first = int(dataset.cache.arrays['instruction'][episode.start])
+        text = dataset.instructions[first]
+        declared[text] = episode.extra.get('group') or text
+    names = [declared.get(text, text) for text in dataset.instructions]
+    order = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([order[name] for name in names], dtype=np.int64)
+
+
+class BatchStream:
+    """Endless batches of one split, in a seeded order, shared out over processes.
+
+    Args:
+        dataset: the split.
+        tokenizer: of the model.
+        batch: samples per process.
+        seed: of the order.
+        rank, world: this process and how many there are.
+    """
+
+    def __init__(
+        self,
+        dataset: DemonstrationDataset,
+        tokenizer: Any,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.dataset, self.batch, self.seed = dataset, batch, seed
+        self.rank, self.world = rank, world
+        self.per_epoch = len(dataset) // (batch * world)
+        if self.per_epoch < 1:
+            raise DatasetError(
+                f'{len(dataset)} samples are fewer than one batch of {batch * world}; '
+                f'record more or lower optimizer.batch'
+            )
+        self._ids = tokenize(tokenizer, dataset.instructions)  # (I, L)
+        self._groups = torch.from_numpy(episode_groups(dataset))
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+
+    def indices(self, step: int) -> np.ndarray:
+        """Which samples step `step` of this process takes."""
+        epoch, place = divmod(step, self.per_epoch)
+        if self._order[0] != epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+            self._order = (epoch, order)
+        start = (place * self.world + self.rank) * self.batch
+        return self._order[1][start : start + self.batch]
+
+    def at(self, step: int) -> dict[str, Any]:
+        """The batch of step `step`, as `VlaModel.forward` takes it."""
+        # sorted: neighbours in a memory map are read together; the loss does not mind the order
+        samples = self.dataset.get_batch(np.sort(self.indices(step)))
+        return collate(samples, self._ids, self._groups)
+
+    def iterate(self, first: int, last: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(step, batch) for first ≤ step < last, the next one prepared in the background."""
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            pending = pool.submit(self.at, first) if first < last else None
+            for step in range(first, last):
+                batch = pending.result()
+                pending = pool.submit(self.at, step + 1) if step + 1 < last else None
+                yield step, batch
+
+
+def collate(raw: dict[str, Any], ids: torch.Tensor, groups: torch.Tensor) -> dict[str, Any]:
+    """A dataset batch with its distinct sentences: each is encoded once, however often used."""
+    used, sentence = torch.unique(raw['instruction_id'], return_inverse=True)
+    words = ids[used]
+    longest = int((words != 0).sum(1).max().clamp_min(1))
+    batch = {
+        'images': raw['images'],
+        'state': raw['state'],
+        'action': raw['action'],
+        'action_mask': raw['action_mask'],
+        'ids': words[:, :longest],
+        'sentence': sentence,
+        'group': groups[raw['instruction_id']],
+    }
+    if 'keyframe_position' in raw:
+        batch['keyframe'] = raw['keyframe_position']
+    return batch
+
+
+def augment(
+    batch: dict[str, Any], light: float, word_dropout: float, generator: torch.Generator
+) -> dict[str, Any]:
+    """Random brightness, contrast and a slight tint per image; words dropped to unknown."""
+    device = batch['state'].device
+    images = {}
+    for name in sorted(batch['images']):
+        pixels = batch['images'][name].float()  # (B, h, w, 3)
+        count = len(pixels)
+        gain = 1 + light * (2 * torch.rand(count, 1, 1, 1, generator=generator, device=device) - 1)
+        tint = torch.rand(count, 1, 1, 3, generator=generator, device=device)
+        tint = 1 + light / 3 * (2 * tint - 1)
+        shift = torch.rand(count, 1, 1, 1, generator=generator, device=device)
+        shift = 255 * light / 2 * (2 * shift - 1)
+        images[name] = (pixels * (gain * tint) + shift).clamp_(0, 255)
+    ids = batch['ids']
+    drop = torch.rand(ids.shape, generator=generator, device=device) < word_dropout
+    ids = torch.where(drop & (ids != 0), torch.full_like(ids, UNKNOWN_ID), ids)
+    return {**batch, 'images': images, 'ids': ids}

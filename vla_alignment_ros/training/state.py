@@ -1,0 +1,115 @@
+"""Training state on disk without pickle: one safetensors file, replaced atomically.
+
+Everything that decides the next step is in it: weights, buffers, averaged weights, optimiser
+moments and the step counter. Batches, noise and augmentation are functions of (seed, step), so
+no random-number state is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open, SafetensorError
+from safetensors.torch import load_file, save_file
+import torch
+from torch import nn
+
+from vla_alignment_ros.errors import CheckpointError
+
+STATE_FILE = 'state.safetensors'
+
+
+class WeightAverage:
+    """Exponential moving average of the weights; buffers are copied (they average themselves)."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self._trained = {name for name, _ in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards the model; early steps count more, so that the start is forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            if name in self._trained:
+                self.tensors[name].lerp_(value, 1 - decay)
+            else:
+                self.tensors[name].copy_(value)
+
+
+def save_state(
+    path: Path,
+    step: int,
+    model: nn.Module,
+    average: WeightAverage,
+    optimizer: torch.optim.Optimizer,
+    meta: dict[str, Any],
+) -> None:
+    """Write the state of a finished step; a crash meanwhile leaves the former state."""
+    tensors = {f'model.{k}': v for k, v in model.state_dict().items()}
+    tensors |= {f'average.{k}': v for k, v in average.tensors.items()}
+    scalars: dict[str, dict[str, float]] = {}
+    for index, entry in optimizer.state_dict()['state'].items():
+        for key, value in entry.items():
+            if torch.is_tensor(value):
+                tensors[f'optimizer.{index}.{key}'] = value
+            else:
+                scalars.setdefault(str(index), {})[key] = value
+    # clones: safetensors refuses tensors that share memory
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    text = json.dumps({'step': step, 'optimizer_scalars': scalars, **meta})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        save_file(tensors, str(temporary), metadata={'state': text})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What was saved beside the tensors, with 'step'."""
+    with safe_open(str(path), 'pt') as file:
+        return json.loads(file.metadata()['state'])
+
+
+def load_state(
+    path: Path,
+    model: nn.Module,
+    average: WeightAverage,
+    optimizer: torch.optim.Optimizer,
+) -> dict[str, Any]:
+    """Restore what `save_state` wrote; its meta data, with 'step'.
+
+    Raises:
+        CheckpointError: the state is missing, damaged, or of another model.
+    """
+    try:
+        meta = read_meta(path)
+        tensors = load_file(str(path))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f'cannot resume from {path}: {error}') from error
+
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {n[len(prefix) :]: tensors[n] for n in tensors if n.startswith(prefix)}
+
+    try:
+        model.load_state_dict(part('model.'))
+    except RuntimeError as error:
+        raise CheckpointError(f'{path} holds the state of another model: {error}') from error
+    for name, value in part('average.').items():
+        average.tensors[name].copy_(value)
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in part('optimizer.').items():
+        index, key = name.split('.', 1)
+        state.setdefault(int(index), {})[key] = value
+    for index, values in meta.pop('optimizer_scalars').items():
+        state.setdefault(int(index), {}).update(values)
+    optimizer.load_state_dict(
+        {'state': state, 'param_groups': optimizer.state_dict()['param_groups']}
+    )
+    return meta

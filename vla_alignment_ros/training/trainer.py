@@ -1,0 +1,341 @@
+"""From a folder of episodes to a checkpoint folder.
+
+Resume is exact: a run that was killed and resumed ends with the same weights as one that was
+not, because batches, noise and augmentation depend only on (seed, step) and the rest is in the
+saved state. Ctrl-C or SIGTERM finishes the step, saves, and stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+import json
+import math
+from pathlib import Path
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+from accelerate import Accelerator
+import torch
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from vla_alignment_ros.data.dataset import DemonstrationDataset, load_dataset
+from vla_alignment_ros.embodiment import package_path
+from vla_alignment_ros.encoders.language import build_tokenizer
+from vla_alignment_ros.errors import CheckpointError, ConfigError
+from vla_alignment_ros.observation import ObservationAssembler
+from vla_alignment_ros.policy.checkpoint import Calibration, Checkpoint, save_checkpoint
+from vla_alignment_ros.policy.model import ModelConfig, VlaModel
+from vla_alignment_ros.policy.normalizer import DataStatistics
+from vla_alignment_ros.training.batches import augment, BatchStream
+from vla_alignment_ros.training.config import TrainConfig
+from vla_alignment_ros.training.state import load_state, save_state, STATE_FILE, WeightAverage
+from vla_alignment_ros.training.validation import to_device, validate
+
+CHECKPOINT_FOLDER, LOG_FOLDER = 'checkpoint', 'tensorboard'
+VALIDATION_BATCHES = 24
+
+
+class Trainer:
+    """One run: its model, its optimiser and its folder.
+
+    Args:
+        config: all settings.
+        data: folders of episodes.
+        out: the run's folder; gets `checkpoint/`, `state.safetensors`, `tensorboard/`.
+
+    Raises:
+        DatasetError, BagError: the episodes cannot be used.
+        ConfigError: the settings contradict each other or the machine.
+    """
+
+    def __init__(self, config: TrainConfig, data: list[Path], out: Path) -> None:
+        self.config, self.out, self.data = config, out, data
+        self.accelerator = Accelerator(
+            mixed_precision='bf16' if torch.cuda.is_available() else 'no'
+        )
+        self.device = self.accelerator.device
+        d, o = config.data, config.optimizer
+        with self.accelerator.main_process_first():
+            loaded = load_dataset(
+                data,
+                horizon=d.horizon,
+                val_fraction=d.val_fraction,
+                seed=d.split_seed,
+                workers=d.workers,
+                progress=self.accelerator.is_main_process,
+            )
+        self.train_set, self.val_set = loaded.train, loaded.val
+        texts = [e.instruction for e in self.train_set.episodes]
+        self.tokenizer = build_tokenizer([*texts, *_spoken(self.train_set)])
+        self.statistics = data_statistics(self.train_set)
+        torch.manual_seed(config.seed)
+        self.model = VlaModel(self._model_config(), self.statistics)
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.stream = BatchStream(
+            self.train_set, self.tokenizer, o.batch, config.seed, rank, world
+        )
+        validation_batch = min(o.batch, len(self.val_set))
+        self.validation = BatchStream(self.val_set, self.tokenizer, validation_batch, config.seed)
+        optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, o.weight_decay), lr=o.learning_rate, betas=(0.9, 0.98)
+        )
+        self.average = WeightAverage(self.model.to(self.device), o.ema)
+        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        self.step = 0
+        self.metrics: dict[str, float] = {}
+        self.calibration = Calibration()
+        self._stop = False
+
+    def _model_config(self) -> ModelConfig:
+        assembler = ObservationAssembler(self.train_set.embodiment)
+        names = assembler.state_names
+        position = [names.index(n) for n in ('ee_x', 'ee_y', 'ee_z') if n in names]
+        m, a = self.config.model, self.config.alignment
+        return ModelConfig(
+            cameras={c.name: (c.height, c.width) for c in self.train_set.embodiment.cameras},
+            state_dim=len(names),
+            position_index=tuple(position),
+            vocabulary_size=self.tokenizer.get_vocab_size(),
+            horizon=self.config.data.horizon,
+            strategy=a.strategy,
+            strategy_settings=dict(a.settings),
+            **asdict(m),
+        )
+
+    # -- one step -------------------------------------------------------------------------------
+
+    def train_step(self, batch: dict[str, Any], step: int) -> dict[str, torch.Tensor]:
+        """One optimiser step on a batch; losses and diagnostics as detached tensors."""
+        o = self.config.optimizer
+        generator = torch.Generator(device=self.device)
+        rank = self.accelerator.process_index
+        generator.manual_seed((self.config.seed * 1_000_003 + step) * 64 + rank)
+        batch = augment(
+            to_device(batch, self.device), o.light_jitter, o.word_dropout, generator
+        )
+        weights = {'keyframe': o.keyframe_weight, 'alignment': self.config.alignment.weight}
+        rate = learning_rate(step, o.steps, o.warmup_steps, o.final_fraction) * o.learning_rate
+        for group in self.optimizer.param_groups:
+            group['lr'] = rate
+        self.wrapped.train()
+        with self.accelerator.autocast():
+            losses, diagnostics = self.wrapped(batch, weights, generator=generator)
+        total = torch.stack([value.float() for value in losses.values()]).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(total)
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), o.clip_norm)
+        if not bool(torch.isfinite(norm)):
+            raise ConfigError(
+                f'the gradient of step {step} is not finite '
+                f'({ {k: float(v) for k, v in losses.items()} }); lower the learning rate'
+            )
+        self.optimizer.step()
+        self.model.alignment.after_step()
+        self.average.update(self.model, step)
+        log = {f'loss/{k}': v.detach() for k, v in losses.items()}
+        log |= {f'diagnostics/{k}': v for k, v in diagnostics.items()}
+        return log | {'loss/total': total.detach(), 'optimizer/gradient_norm': norm.detach(),
+                      'optimizer/learning_rate': torch.tensor(rate)}  # fmt: skip
+
+    # -- the run --------------------------------------------------------------------------------
+
+    def run(
+        self, resume: bool = False, on_progress: Callable[[dict[str, Any]], None] | None = None
+    ) -> Path | None:
+        """Train to the last step; the checkpoint's folder, or None when it was stopped before.
+
+        Raises:
+            CheckpointError: `resume` is asked and the state does not belong to this config.
+        """
+        o = self.config.optimizer
+        if resume:
+            self._resume()
+        main = self.accelerator.is_main_process
+        self.out.mkdir(parents=True, exist_ok=True)
+        writer = SummaryWriter(str(self.out / LOG_FOLDER)) if main else None
+        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        bar = tqdm(
+            total=o.steps, initial=self.step, disable=not main, unit='step', smoothing=0.05,
+            mininterval=1.0,
+        )  # fmt: skip
+        started, first = time.monotonic(), self.step
+        try:
+            for step, batch in self.stream.iterate(self.step, o.steps):
+                log = self.train_step(batch, step)
+                self.step = step + 1
+                bar.update()
+                if self.step % self.config.log_every == 0 and main:
+                    values = {name: float(value) for name, value in log.items()}
+                    rate = (self.step - first) * o.batch / (time.monotonic() - started)
+                    self._log(writer, bar, values | {'speed/samples_per_s': rate}, on_progress)
+                if self.step % self.config.validate_every == 0 and self.step < o.steps:
+                    self._validate(writer)
+                if self._stop or self.step % self.config.save_every == 0:
+                    self.save_state()
+                if self._stop:
+                    break
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            bar.close()
+        if self.step < o.steps:
+            if main:
+                tqdm.write(f'stopped at step {self.step}; go on with --resume')
+                writer.close()
+            return None
+        self._validate(writer)
+        self.save_state()
+        path = self.save_checkpoint() if main else None
+        if main:
+            writer.close()
+        return path
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop = True
+
+    def _log(
+        self,
+        writer: SummaryWriter,
+        bar: tqdm,
+        values: dict[str, float],
+        on_progress: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, self.step)
+        shown = {'loss': f'{values["loss/total"]:.3f}', 'act': f'{values["loss/action"]:.4f}'}
+        if 'diagnostics/keyframe_mm' in values:
+            shown['kf_mm'] = f'{values["diagnostics/keyframe_mm"]:.0f}'
+        shown['frames/s'] = f'{values["speed/samples_per_s"]:.0f}'
+        bar.set_postfix(shown, refresh=False)
+        if on_progress is not None:
+            on_progress({'step': self.step, 'steps': self.config.optimizer.steps, **values})
+
+    def _validate(self, writer: SummaryWriter | None) -> None:
+        """Metrics and calibration of the averaged weights (every process computes the same)."""
+        model = self.averaged_model()
+        self.metrics, self.calibration = validate(
+            model, self.validation, VALIDATION_BATCHES, self.config.seed, self.device
+        )
+        if writer is not None:
+            for name, value in self.metrics.items():
+                writer.add_scalar(f'validation/{name}', value, self.step)
+            shown = ', '.join(f'{k} {v:.4g}' for k, v in self.metrics.items())
+            tqdm.write(f'step {self.step}: {shown}')
+
+    # -- saving ---------------------------------------------------------------------------------
+
+    def averaged_model(self) -> VlaModel:
+        """A copy of the model with the averaged weights, in eval mode."""
+        model = VlaModel(self.model.config, self.statistics).to(self.device)
+        model.load_state_dict(self.average.tensors)
+        return model.eval()
+
+    def save_state(self) -> None:
+        """Write what a resume needs."""
+        if self.accelerator.is_main_process:
+            meta = {'config': self.config.to_dict()}
+            path = self.out / STATE_FILE
+            save_state(path, self.step, self.model, self.average, self.optimizer, meta)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        path = self.out / STATE_FILE
+        if not path.is_file():
+            return
+        meta = load_state(path, self.model, self.average, self.optimizer)
+        ours = json.loads(json.dumps(self.config.to_dict()))
+        if meta['config'] != ours:
+            differing = [k for k in ours if ours[k] != meta['config'].get(k)]
+            raise CheckpointError(
+                f'{path} was trained with other settings ({", ".join(differing)}); '
+                f'use the same ones or another --out'
+            )
+        self.step = int(meta['step'])
+
+    def save_checkpoint(self) -> Path:
+        """Write the averaged model as a checkpoint folder."""
+        training = {
+            'command': shlex.join(['vla_train', *sys.argv[1:]]),
+            'config': self.config.to_dict(),
+            'git_revision': git_revision(),
+            'torch': torch.__version__,
+            'steps': self.step,
+            'episodes': len(self.train_set.episodes),
+            'samples': len(self.train_set),
+        }
+        checkpoint = Checkpoint(
+            self.averaged_model(),
+            self.tokenizer,
+            self.train_set.embodiment,
+            self.statistics,
+            self.calibration,
+            training,
+            dict(self.metrics),
+        )
+        return save_checkpoint(checkpoint, self.out / CHECKPOINT_FOLDER)
+
+
+def _spoken(dataset: DemonstrationDataset) -> list[str]:
+    """Every sentence that occurs in the split's samples (an instruction can change mid-way)."""
+    used = sorted(set(dataset.cache.arrays['instruction'][dataset.rows].tolist()))
+    return [dataset.instructions[i] for i in used]
+
+
+def data_statistics(dataset: DemonstrationDataset) -> DataStatistics:
+    """Normaliser statistics of a split; the gripper is left untouched."""
+    s = dataset.statistics()
+    names = dataset.embodiment.action.names
+    batch = dataset.get_batch(range(0, len(dataset), max(1, len(dataset) // 20000)))
+    keyframes = batch.get('keyframe_position')
+    extra = {}
+    if keyframes is not None:
+        extra['keyframe_mean'] = keyframes.mean(0).tolist()
+        extra['keyframe_std'] = keyframes.std(0).tolist()
+    return DataStatistics(
+        state_mean=list(s.state_mean),
+        state_std=list(s.state_std),
+        action_low=list(s.action_q01),
+        action_high=list(s.action_q99),
+        passthrough=[name == 'gripper' for name in names],
+        **extra,
+    )
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay for matrices only: not for biases, norms, embeddings and logit scales."""
+    decay, plain = [], []
+    for name, parameter in model.named_parameters():
+        small = parameter.ndim < 2 or 'embedding' in name or 'position' in name
+        (plain if small else decay).append(parameter)
+    return [
+        {'params': decay, 'weight_decay': weight_decay},
+        {'params': plain, 'weight_decay': 0.0},
+    ]
+
+
+def learning_rate(step: int, steps: int, warmup: int, final: float) -> float:
+    """Share of the peak: linear warm-up, then cosine to `final`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def git_revision() -> str:
+    """Commit of the source checkout, or 'unknown'."""
+    try:
+        result = subprocess.run(
+            ['git', 'rev-parse', 'HEAD'], cwd=package_path(), capture_output=True, text=True,
+            timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return 'unknown'
+    return result.stdout.strip()

@@ -1,0 +1,106 @@
+"""Validation on held-out episodes, and the calibration of the alignment score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+import torch
+
+from vla_alignment_ros.encoders.language import LanguageFeatures
+from vla_alignment_ros.policy.checkpoint import Calibration
+from vla_alignment_ros.policy.model import VlaModel
+from vla_alignment_ros.training.batches import BatchStream
+
+FALSE_HOLD = 0.01  # share of matched moments that may fall below the hold threshold
+
+
+@torch.no_grad()
+def validate(
+    model: VlaModel, stream: BatchStream, batches: int, seed: int, device: torch.device
+) -> tuple[dict[str, float], Calibration]:
+    """Errors of the averaged model on validation batches, and its calibration.
+
+    Returns metrics: `action_l1` (normalised, of the deterministic chunk), `gripper_accuracy`,
+    `keyframe_mm` (median horizontal error), `vl_auroc` (a scene's own sentence against one of
+    another group from the same batch), `swap_sensitivity` (mean change of the first action when
+    the sentence is swapped, in units of the mean action size).
+    """
+    model.eval()
+    generator = torch.Generator().manual_seed(seed)
+    sums: dict[str, list[float]] = {}
+    matched, mismatched = [], []
+    for step in range(min(batches, stream.per_epoch)):
+        batch = to_device(stream.at(step), device)
+        row = batch['sentence']
+        features = model.language(batch['ids'])
+        other = torch.randperm(len(row), generator=generator).to(device)
+        differs = batch['group'] != batch['group'][other]
+        scene = model.read(batch['images'], batch['state'], _rows(features, row))
+        chunk = _deterministic(model, scene)
+        swapped_scene = model.read(batch['images'], batch['state'], _rows(features, row[other]))
+        swapped = _deterministic(model, swapped_scene)
+        target = model.normalizer.action(batch['action'])
+        mask = batch['action_mask'].float().unsqueeze(-1)
+        error = ((chunk - target).abs() * mask).sum() / (mask.sum() * target.shape[-1])
+        gripper = ((chunk[:, 0, -1] > 0.5) == (target[:, 0, -1] > 0.5)).float().mean()
+        change = (chunk - swapped)[differs][:, 0, :6].abs().mean()
+        values = {
+            'action_l1': error,
+            'gripper_accuracy': gripper,
+            'swap_sensitivity': change / target[:, 0, :6].abs().mean(),
+        }
+        if 'keyframe' in batch:
+            found = model.normalizer.denormalize_keyframe(scene.keyframe)
+            values['keyframe_mm'] = 1000 * (found - batch['keyframe'])[:, :2].norm(dim=-1).median()
+        for name, value in values.items():
+            sums.setdefault(name, []).append(float(value))
+        own = model.alignment.vision_language(scene.vision, scene.language)
+        wrong = model.alignment.vision_language(scene.vision, swapped_scene.language)
+        matched.append(own.float().cpu().numpy())
+        mismatched.append(wrong.float()[differs].cpu().numpy())
+    metrics = {name: float(np.mean(values)) for name, values in sums.items()}
+    good, bad = np.concatenate(matched), np.concatenate(mismatched)
+    calibration = calibrate(good, bad)
+    if len(bad):
+        labels = np.r_[np.ones(len(good)), np.zeros(len(bad))]
+        metrics['vl_auroc'] = float(roc_auc_score(labels, np.r_[good, bad]))
+    return metrics, calibration
+
+
+def calibrate(matched: np.ndarray, mismatched: np.ndarray) -> Calibration:
+    """Platt scaling and gate thresholds from raw scores of matched and mismatched pairs.
+
+    `hold` is the probability that FALSE_HOLD of the matched moments fall below; `go` lies
+    half-way from there to the probability that 5 % of them fall below.
+    """
+    if len(matched) < 2 or len(mismatched) < 2:
+        return Calibration()
+    scores = np.r_[matched, mismatched].reshape(-1, 1)
+    labels = np.r_[np.ones(len(matched)), np.zeros(len(mismatched))]
+    fit = LogisticRegression(class_weight='balanced', C=1e4).fit(scores, labels)
+    slope, offset = float(fit.coef_[0, 0]), float(fit.intercept_[0])
+    probability = 1 / (1 + np.exp(-(slope * matched + offset)))
+    hold, five = np.quantile(probability, [FALSE_HOLD, 0.05])
+    return Calibration(slope, offset, go=float((hold + five) / 2), hold=float(hold))
+
+
+def _rows(features: LanguageFeatures, row: torch.Tensor) -> LanguageFeatures:
+    return LanguageFeatures(features.tokens[row], features.mask[row], features.pooled[row])
+
+
+def _deterministic(model: VlaModel, scene: Any) -> torch.Tensor:
+    """The chunk from zero noise in one step, normalised: (B, H, 7)."""
+    count = len(scene.fused)
+    noise = scene.fused.new_zeros(count, model.config.horizon, 7)
+    t = scene.fused.new_zeros(count)
+    return model.head(noise, t, scene.context, scene.padding, scene.condition).float()
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Move a batch (nested dicts of tensors) to a device."""
+    if isinstance(value, dict):
+        return {k: to_device(v, device) for k, v in value.items()}
+    return value.to(device, non_blocking=True)
