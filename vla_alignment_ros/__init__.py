@@ -5,6 +5,7 @@ One room, one job; a room imports only rooms above it in this list:
     errors        what a user can mend
     resources     where the files that come with the package are
     embodiment    what is particular to one robot (YAML)
+    pixels        image encodings → RGB
     wire          CDR bytes ↔ numpy: the one path for live messages, bags and commands
     kinematics    where the hand is, from the URDF
     observation   raw messages → Observation, the same live and in training

@@ -3,7 +3,7 @@
 What arrives on a raw subscription, what lies in a bag, and what is published are the same bytes,
 and these are the only functions that read or write them. So a policy cannot see an image
 differently live than it did in training. Plain 8-bit images become views of the bytes, without
-a copy; every other encoding goes through cv_bridge.
+a copy; `pixels` turns every other encoding into RGB.
 
 Every decoder raises `WireError` for bytes that are truncated or that lie about their size; none
 reads past the end. Images leave here as (H, W, 3) uint8 RGB.
@@ -12,16 +12,15 @@ reads past the end. Images leave here as (H, W, 3) uint8 RGB.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 import struct
 from typing import Any
 
-import cv2
 import numpy as np
 from rosbags.serde import SerdeError
 from rosbags.typesys import get_typestore, Stores
 
 from vla_alignment_ros.errors import WireError
+from vla_alignment_ros.pixels import decompress_rgb, MAX_IMAGE_SIDE, to_rgb
 
 _STORE = get_typestore(Stores.ROS2_JAZZY)
 _TYPES = _STORE.types
@@ -35,9 +34,6 @@ STAMPED = frozenset(
     for name, kind in _TYPES.items()
     if next(iter(getattr(kind, '__dataclass_fields__', {})), None) == 'header'
 )
-MAX_IMAGE_SIDE = 16384  # pixels; a larger claim is a lie, not a camera
-_PLAIN_CHANNELS = {'rgb8': 3, 'bgr8': 3, 'mono8': 1}
-_BYTES_PER_PIXEL = {'yuv422': 2, 'uyvy': 2, 'yuyv': 2, 'yuv422_yuy2': 2, 'bgra8': 4, 'rgba8': 4}
 
 
 @dataclass(frozen=True)
@@ -87,16 +83,25 @@ class TrajectorySample:
 def decode(raw: bytes, msgtype: str) -> Any:
     """Any message as the typestore's dataclass; arrays are views of `raw`.
 
+    Bytes after the end of the message are ignored: `rclpy.serialization.serialize_message`
+    returns a buffer of the estimated size, and bags written with it carry that rubbish.
+
     Raises:
         WireError: the type is unknown or the bytes are not a whole message of it.
     """
+    if len(raw) < 4 or raw[0] != 0 or raw[1] > 1:
+        raise WireError(f'broken {msgtype} of {len(raw)} bytes: not plain CDR')
     try:
-        # a slice of bytes is a copy, a slice of a memoryview is not
-        return _STORE.deserialize_cdr(memoryview(raw), msgtype)
+        definition = _STORE.get_msgdef(msgtype)
+        read = definition.deserialize_cdr_le if raw[1] else definition.deserialize_cdr_be
+        message, end = read(memoryview(raw)[4:], 0, definition.cls, _STORE)
     except (SerdeError, struct.error, UnicodeDecodeError, ValueError, IndexError) as error:
         raise WireError(f'broken {msgtype} of {len(raw)} bytes: {error}') from error
     except KeyError as error:
         raise WireError(f'message type {msgtype!r} is not known here') from error
+    if end > len(raw) - 4:
+        raise WireError(f'broken {msgtype} of {len(raw)} bytes: {end + 4} are needed')
+    return message
 
 
 def stamp_ns(raw: bytes, msgtype: str) -> int | None:
@@ -117,101 +122,27 @@ def _stamp(header: Any) -> int:
 def decode_image(raw: bytes) -> ImageFrame:
     """`sensor_msgs/Image` as RGB. Row padding (step) and big-endian 16-bit data are honoured.
 
-    rgb8 is a zero-copy read-only view; bgr8 and mono8 are views too (reversed, broadcast). Other
-    encodings are converted by cv_bridge; 16-bit colour is scaled to 8 bits by its high byte, and
-    depth (16UC1, 32FC1) is refused, because a depth image has no colour.
+    rgb8 is a zero-copy read-only view; bgr8 and mono8 are views too (reversed, broadcast). Depth
+    (16UC1, 32FC1) is refused, because a depth image has no colour.
     """
     msg = decode(raw, 'sensor_msgs/msg/Image')
-    height, width, step, encoding = msg.height, msg.width, msg.step, msg.encoding
+    height, width, step = msg.height, msg.width, msg.step
     if not (0 < height <= MAX_IMAGE_SIDE and 0 < width <= MAX_IMAGE_SIDE):
         raise WireError(f'image of {width}x{height} pixels is empty or impossibly large')
     if height * step != len(msg.data):
         raise WireError(
             f'image claims {height} rows of {step} bytes but carries {len(msg.data)} bytes'
         )
-    channels = _PLAIN_CHANNELS.get(encoding)
-    if channels is not None:
-        if step < width * channels:
-            raise WireError(f'image step {step} is shorter than {width} {encoding} pixels')
-        rows = np.asarray(msg.data).reshape(height, step)[:, : width * channels]
-        # (H, W, C) on the strides of the padded rows: still no copy
-        image = np.lib.stride_tricks.as_strided(
-            rows, (height, width, channels), (step, channels, 1), writeable=False
-        )
-        if encoding == 'bgr8':
-            image = image[:, :, ::-1]
-        elif encoding == 'mono8':
-            image = np.broadcast_to(image, (height, width, 3))
-        return ImageFrame(_stamp(msg.header), msg.header.frame_id, image)
-    return ImageFrame(_stamp(msg.header), msg.header.frame_id, _convert(msg))
-
-
-@lru_cache(maxsize=1)
-def _bridge() -> Any:
-    # imported late: only unusual encodings need it
-    from cv_bridge import CvBridge
-
-    return CvBridge()
-
-
-def _convert(msg: Any) -> np.ndarray:
-    """Encodings that are not plain 8-bit, through cv_bridge, to (H, W, 3) uint8 RGB."""
-    encoding = msg.encoding
-    if encoding in ('16UC1', '32FC1', '64FC1'):
-        raise WireError(f'image encoding {encoding} is depth; a colour or mono image is needed')
-    wide = encoding in ('mono16', 'rgb16', 'bgr16', 'rgba16', 'bgra16')
-    if encoding in _BYTES_PER_PIXEL and msg.step < msg.width * _BYTES_PER_PIXEL[encoding]:
-        raise WireError(f'image step {msg.step} is shorter than {msg.width} {encoding} pixels')
-    try:
-        if wide:
-            pixels = _bridge().imgmsg_to_cv2(msg, 'passthrough')
-            eight = (pixels >> 8).astype(np.uint8)
-            return _to_rgb(eight, encoding)
-        image = _bridge().imgmsg_to_cv2(msg, 'rgb8')
-    except WireError:
-        raise
-    except (cv2.error, ValueError, TypeError, RuntimeError, KeyError, IndexError) as error:
-        raise WireError(f'cannot convert image encoding {encoding!r} to RGB: {error}') from error
-    except _bridge_error() as error:
-        raise WireError(f'cannot convert image encoding {encoding!r} to RGB: {error}') from error
-    if image.shape != (msg.height, msg.width, 3) or image.dtype != np.uint8:
-        raise WireError(f'image encoding {encoding!r} gave {image.dtype} {image.shape}, not RGB')
-    return image
-
-
-def _bridge_error() -> type[Exception]:
-    from cv_bridge import CvBridgeError
-
-    return CvBridgeError
-
-
-def _to_rgb(pixels: np.ndarray, encoding: str) -> np.ndarray:
-    if encoding == 'mono16':
-        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
-    rgb = pixels[:, :, :3]
-    return np.ascontiguousarray(rgb[:, :, ::-1] if encoding.startswith('bgr') else rgb)
+    data = np.asarray(msg.data)
+    image = to_rgb(data, height, width, step, msg.encoding, bool(msg.is_bigendian))
+    return ImageFrame(_stamp(msg.header), msg.header.frame_id, image)
 
 
 def decode_compressed_image(raw: bytes) -> ImageFrame:
     """`sensor_msgs/CompressedImage` (jpeg or png) as RGB."""
     msg = decode(raw, 'sensor_msgs/msg/CompressedImage')
-    data = np.asarray(msg.data)
-    kind = _image_kind(data[:8].tobytes())
-    if kind is None:
-        raise WireError(f'compressed image ({msg.format!r}) is neither jpeg nor png')
-    try:
-        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise WireError(f'broken {kind} of {len(data)} bytes: {error}') from error
-    if bgr is None or (kind == 'jpeg' and b'\xff\xd9' not in data[-64:].tobytes()):
-        raise WireError(f'broken or truncated {kind} of {len(data)} bytes')
-    return ImageFrame(_stamp(msg.header), msg.header.frame_id, bgr[:, :, ::-1])
-
-
-def _image_kind(head: bytes) -> str | None:
-    if head.startswith(b'\xff\xd8\xff'):
-        return 'jpeg'
-    return 'png' if head == b'\x89PNG\r\n\x1a\n' else None
+    image = decompress_rgb(np.asarray(msg.data))
+    return ImageFrame(_stamp(msg.header), msg.header.frame_id, image)
 
 
 IMAGE_DECODERS = {

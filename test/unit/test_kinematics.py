@@ -13,13 +13,15 @@ from vla_alignment_ros.kinematics import ForwardKinematics
 RNG = np.random.default_rng(11)
 
 # a base that is turned and lifted, a link without any inertia, and a mesh that is not there
-BENT = '''<robot name="bent">
+BENT = """<robot name="bent">
   <link name="world"/>
   <joint name="mount" type="fixed">
     <parent link="world"/><child link="base"/><origin xyz="1 2 3" rpy="0 0 1.5707963267948966"/>
   </joint>
   <link name="base">
-    <visual><geometry><mesh filename="package://somewhere_else/base.dae"/></geometry></visual>
+    <collision>
+      <geometry><mesh filename="package://somewhere_else/base.stl"/></geometry>
+    </collision>
   </link>
   <joint name="hinge" type="revolute">
     <parent link="base"/><child link="arm"/><axis xyz="0 0 1"/>
@@ -31,7 +33,7 @@ BENT = '''<robot name="bent">
   </joint>
   <link name="hand"/>
 </robot>
-'''
+"""
 
 
 def rotation(axis: np.ndarray, angle: float) -> np.ndarray:

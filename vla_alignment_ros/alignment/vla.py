@@ -27,6 +27,8 @@ from vla_alignment_ros.alignment.losses import (
 from vla_alignment_ros.encoders.language import LanguageFeatures
 from vla_alignment_ros.encoders.vision import VisionFeatures
 
+# one chunk of a few steps tells little of which sentence it serves, so these two only steady
+PAIR_WEIGHTS = {'vl': 1.0, 'va': 0.3, 'la': 0.3}
 REGION_SHARPNESS = 20.0  # of the soft maximum over image tokens, on cosines
 
 
@@ -100,10 +102,11 @@ class VlaAlignment(AlignmentStrategy):
         losses = {}
         for name, (similarity, positives, ignore) in pairs.items():
             scale = self.scales[name]()
-            losses[f'align_{name}'] = symmetric_info_nce(scale * similarity, positives, ignore)
-            losses[f'triplet_{name}'] = self.triplet_weight * hardest_triplet(
-                similarity, positives, self.margin, ignore
-            )
+            weight = PAIR_WEIGHTS[name]
+            contrast = symmetric_info_nce(scale * similarity, positives, ignore)
+            hardest = hardest_triplet(similarity, positives, self.margin, ignore)
+            losses[f'align_{name}'] = weight * contrast
+            losses[f'triplet_{name}'] = weight * self.triplet_weight * hardest
         losses['align_vla'], diagnostics = self._verifier_loss(inputs, own)
         diagnostics['vl_margin'] = _margin(vl.detach(), group)
         return AlignmentOutput(losses, diagnostics)

@@ -21,7 +21,7 @@ from vla_alignment_ros.evaluation.results import (
     parse_splits,
     SPLIT_MEANING,
 )
-from vla_alignment_ros.evaluation.runner import EpisodeRunner, run_splits
+from vla_alignment_ros.evaluation.runner import EpisodeRunner, plan_splits, Planned, run_plan
 
 if TYPE_CHECKING:  # torch takes its time; --help must not
     from vla_alignment_ros.policy.checkpoint import Checkpoint
@@ -70,30 +70,28 @@ class Options:
     """Folder for the nodes' logs; without it they are shown only if a node fails."""
 
 
-def evaluate(options: Options, console: Console) -> tuple[Evaluation, Path | None]:
-    """Run the evaluation that the options describe; return it and the report's page."""
-    splits = parse_splits(options.splits)
+def evaluate(
+    options: Options, plan: list[Planned], console: Console, shelf: FilmShelf
+) -> tuple[Evaluation, Path | None]:
+    """Run a plan as the options say; return what came of it, and the report's page."""
+    limits = EpisodeLimits(max_steps=options.max_steps)
     _make_folders(options)
     checkpoint = read_checkpoint(options.checkpoint)
-    shelf = FilmShelf()
-    limits = EpisodeLimits(max_steps=options.max_steps)
     with make_runner(options, checkpoint, limits) as runner:
-        episodes = run_splits(runner, splits, options.episodes, options.seed)
-        results = show_progress(console, episodes, options.episodes * len(splits), shelf)
+        results = show_progress(console, run_plan(runner, plan), len(plan), shelf)
     evaluation = gather(str(options.checkpoint), options.seed, results)
     if options.json is not None:
         evaluation.write_json(options.json)
     page = None
     if options.report is not None:
+        chosen = {k: str(v) for k, v in asdict(options).items() if v is not None}
+        ros = 'left out' if options.in_process else 'simulator and policy as processes'
         settings = Settings(
             command=command_line(),
             go=checkpoint.calibration.go,
             hold=checkpoint.calibration.hold,
             rate_hz=checkpoint.embodiment.rate_hz,
-            config={
-                **{k: str(v) for k, v in asdict(options).items() if v is not None},
-                'ROS': 'left out' if options.in_process else 'simulator and policy as processes',
-            },
+            config=chosen | {'ROS 2': ros},
         )
         page = write_report(options.report, evaluation, shelf, settings)
     return evaluation, page
@@ -112,10 +110,14 @@ def make_runner(
     """Return the runner: over ROS, or in this process if that was asked for."""
     film = options.report is not None
     if options.in_process:
+        import torch
+
         from vla_alignment_ros.control.pipeline import PipelineConfig
         from vla_alignment_ros.evaluation.rollout import InProcessRunner
         from vla_alignment_ros.policy.policy import Policy
 
+        # as the policy node does: another number of threads rounds differently
+        torch.set_num_threads(1)
         policy = Policy(checkpoint, device=options.device)
         config = PipelineConfig(
             go=checkpoint.calibration.go,
@@ -162,7 +164,8 @@ def connect(domain_id: int, check: object, film_topic: str | None) -> object:
 
 def run(options: Options) -> int:
     console = Console()
-    evaluation, page = evaluate(options, console)
+    plan = plan_splits(parse_splits(options.splits), options.episodes, options.seed)
+    evaluation, page = evaluate(options, plan, console, FilmShelf())
     console.print(results_table(evaluation))
     if options.json is not None:
         console.print(f'figures: {options.json}', highlight=False, soft_wrap=True)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.evaluation.processes import NodeProcesses
 
 NODES = 'vla_alignment_ros.nodes'
@@ -26,14 +27,14 @@ class Recorder(Protocol):
 def record_over_ros(
     folder: Path,
     episodes: Iterable[tuple[str, int]],
-    connect: Callable[[int, Callable[[], None]], Recorder],
+    connect: Callable[[int, Callable[[], None], Embodiment], Recorder],
     embodiment: str = 'tabletop',
     log_folder: Path | None = None,
 ) -> Iterator[Path]:
     """Yield the folder of each bag as it is finished.
 
-    episodes: (split, seed) pairs. connect: makes the client from the nodes' domain and the check
-    that tells whether they still run. Leaving the iterator early ends the processes too.
+    episodes: (split, seed) pairs. connect: makes the client from the nodes' domain, the
+    check that tells whether they still run, and the embodiment. Leaving the iterator early ends the processes too.
     """
     with NodeProcesses(log_folder) as processes:
         processes.start(
@@ -48,7 +49,7 @@ def record_over_ros(
             {'embodiment': embodiment, 'folder': str(folder.resolve())},
         )
         os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-        client = connect(processes.domain_id, processes.check)
+        client = connect(processes.domain_id, processes.check, Embodiment.load(embodiment))
         try:
             client.wait_until_ready(READY_S)
             for split, seed in episodes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import os
 from pathlib import Path
+import random
 import signal
 import socket
 import subprocess
@@ -17,8 +18,7 @@ import yaml
 
 from vla_alignment_ros.errors import ConfigError, VlaError
 
-DOMAINS = range(1, 101)  # above 101 the ports meet those that Linux hands out
-LOCK_PORT = 22119  # the same ports that ROS's own tests lock a domain with
+DOMAINS = range(1, 102)  # above 101 the ports meet those that Linux hands out
 STOP_S = 5.0  # patience between asking a process to stop and making it
 LOG_LINES = 15
 
@@ -31,12 +31,11 @@ class DomainLock:
     """A ROS_DOMAIN_ID that no other run on this machine uses, held until it is released."""
 
     def __init__(self) -> None:
-        start = os.getpid()
-        for offset in range(len(DOMAINS)):
-            domain_id = DOMAINS[(start + offset) % len(DOMAINS)]
-            lock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # An abstract Unix socket is the lock: it is gone with its process, however that ends.
+        for domain_id in random.SystemRandom().sample(DOMAINS, len(DOMAINS)):
+            lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                lock.bind(('127.0.0.1', LOCK_PORT + domain_id))
+                lock.bind(f'\0vla_alignment_ros.domain.{domain_id}')
             except OSError:
                 lock.close()
                 continue
@@ -90,6 +89,11 @@ class NodeProcesses:
         if self._lock is None:
             raise RuntimeError('enter the context first')
         return self._lock.domain_id
+
+    @property
+    def children(self) -> dict[str, int]:
+        """Process id of every node that was started."""
+        return {name: child.pid for name, child in self._children.items()}
 
     def environment(self) -> dict[str, str]:
         """Return the variables that keep these nodes among themselves."""

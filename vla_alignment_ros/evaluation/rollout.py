@@ -121,6 +121,8 @@ class Arguments:
     """Action chunks drawn per decision; the checkpoint's own number if not given."""
     device: str = 'auto'
     """'cpu', 'cuda' or 'auto'."""
+    threads: int = 1
+    """Torch threads; the policy node uses one too, and another number rounds differently."""
     max_steps: int = EpisodeLimits.max_steps
     """Control steps after which an episode has failed."""
     gate: bool = True
@@ -137,14 +139,16 @@ class Arguments:
 
 def main(arguments: Arguments | None = None) -> int:
     """Command line of the in-process rollout."""
+    import torch
     import tyro
 
     from vla_alignment_ros.evaluation.report import FilmShelf, Settings, write_report
     from vla_alignment_ros.evaluation.results import gather, parse_splits
-    from vla_alignment_ros.evaluation.runner import describe, run_splits
+    from vla_alignment_ros.evaluation.runner import describe, plan_splits, run_plan
     from vla_alignment_ros.policy.policy import Policy
 
     args = arguments or tyro.cli(Arguments)
+    torch.set_num_threads(args.threads)
     policy = Policy.load(args.checkpoint, device=args.device)
     gate = policy.calibration
     opened = {} if args.gate else {'go': 0.0, 'hold': 0.0, 'confirm': 1}
@@ -154,14 +158,13 @@ def main(arguments: Arguments | None = None) -> int:
         ensemble=args.ensemble,
         ensemble_decay=args.ensemble_decay,
     )
+    plan = plan_splits(parse_splits(args.split), args.episodes, args.seed)
     shelf, results = FilmShelf(), []
     limits = EpisodeLimits(max_steps=args.max_steps)
     with InProcessRunner(
         policy.embodiment, policy, config, limits, film=args.report is not None
     ) as runner:
-        for result, film in run_splits(
-            runner, parse_splits(args.split), args.episodes, args.seed
-        ):
+        for result, film in run_plan(runner, plan):
             shelf.add(result, film)
             results.append(result)
             print(f'{result.split} {result.seed}: {describe(result)}', flush=True)

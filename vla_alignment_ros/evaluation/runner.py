@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from vla_alignment_ros.errors import ConfigError
@@ -16,11 +17,17 @@ class EpisodeRunner(Protocol):
     def run(self, index: int, split: str, seed: int) -> tuple[EpisodeResult, Film]: ...
 
 
-def run_splits(
-    runner: EpisodeRunner, splits: tuple[str, ...], episodes: int, seed: int
-) -> Iterator[tuple[EpisodeResult, Film]]:
-    """
-    Run the same number of episodes of every split, one after another.
+@dataclass(frozen=True)
+class Planned:
+    """One episode to run: scene number `seed` of `split`."""
+
+    index: int
+    split: str
+    seed: int
+
+
+def plan_splits(splits: Iterable[str], episodes: int, seed: int) -> list[Planned]:
+    """Plan the same number of episodes of every split, one split after another.
 
     Episode i of a split is the split's scene number ``seed + i``, so a single one is repeated
     with that seed and ``episodes=1``. Raises ConfigError for counts that make no sense.
@@ -29,9 +36,15 @@ def run_splits(
         raise ConfigError(f'episodes must be at least 1, got {episodes}')
     if seed < 0:
         raise ConfigError(f'seed must not be negative, got {seed}')
-    for split in splits:
-        for index in range(episodes):
-            yield runner.run(index, split, seed + index)
+    return [Planned(i, split, seed + i) for split in splits for i in range(episodes)]
+
+
+def run_plan(
+    runner: EpisodeRunner, plan: Iterable[Planned]
+) -> Iterator[tuple[EpisodeResult, Film]]:
+    """Run the episodes of a plan in their order."""
+    for item in plan:
+        yield runner.run(item.index, item.split, item.seed)
 
 
 def describe(result: EpisodeResult) -> str:

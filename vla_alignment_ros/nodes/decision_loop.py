@@ -10,11 +10,11 @@ carries its stamp; `tick` is only the watchdog).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -178,7 +178,7 @@ class DecisionLoop:
             self._decide(arrived_ns)
 
     def _is_due(self) -> bool:
-        """Is there a complete observation that nobody has looked at yet?"""
+        """Whether there is a complete observation that nobody has looked at yet."""
         if not self._serving:
             return False
         complete_ns = self.buffer.complete_ts_ns()
@@ -199,7 +199,7 @@ class DecisionLoop:
         except VlaError as error:
             self._fail(ts_ns, type(error).__name__, str(error))
             return
-        except Exception as error:  # the thread's boundary: a robot must not run on in silence
+        except Exception as error:  # noqa: BLE001 - a robot must not run on in silence
             self._log(traceback.format_exc())
             self._fail(ts_ns, type(error).__name__, f'{type(error).__name__}: {error}')
             return

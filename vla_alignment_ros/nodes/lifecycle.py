@@ -7,9 +7,9 @@ the reason is in the log and in `last_error`.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+import traceback
 from typing import Any
 
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -131,7 +131,7 @@ class ManagedNode(LifecycleNode):
             self.last_error = str(error)
             self.get_logger().error(f'{name} failed: {error}')
             return FAILURE
-        except Exception as error:  # the boundary: rclpy would swallow it without a trace
+        except Exception as error:  # noqa: BLE001 - rclpy would swallow it without a trace
             self.last_error = f'{type(error).__name__}: {error}'
             self.get_logger().error(f'{name} failed:\n{traceback.format_exc()}')
             return ERROR

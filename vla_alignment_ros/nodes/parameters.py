@@ -7,8 +7,8 @@ in the package writes a parameter name twice.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 

@@ -11,9 +11,9 @@ deactivated or interrupted; a hold goes on being published.
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
+import sys
 from typing import Any
 
 from rclpy.clock import Clock, ClockType

@@ -6,13 +6,13 @@ drops messages visibly; it never blocks whoever delivers them.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+import threading
 from typing import Any
 
 from vla_alignment_ros import wire

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 import json
 from pathlib import Path
+import shutil
 
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool
 
-from vla_alignment_ros.data.bag import EpisodeReader
+from vla_alignment_ros.data.episode import index_episode
+from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import BagError, SimulationError
 from vla_alignment_ros.nodes.client import Client
 from vla_alignment_ros.nodes.qos import latched
@@ -21,10 +23,14 @@ ATTEMPTS = 3  # a camera that was discovered too late costs the first frames
 class RecordingClient(Client):
     """One client of one simulator, one expert and one training node, in lock-step."""
 
-    def __init__(self, domain_id: int, check: Callable[[], None]) -> None:
+    def __init__(
+        self, domain_id: int, check: Callable[[], None], embodiment: Embodiment
+    ) -> None:
         super().__init__('recording_client', domain_id, check)
+        self._embodiment = embodiment
         self._status: dict[str, str] = {}
-        self._done = False
+        self._done = False  # the expert has fallen silent
+        self._at_rest = False  # and the simulator has nothing new to say
         self.on_values(f'{SIMULATOR}/status', self._on_status)
         self.node.create_subscription(Bool, f'{EXPERT}/done', self._on_done, latched())
 
@@ -34,6 +40,15 @@ class RecordingClient(Client):
         self.activate(TRAINING)
         self.set_parameters(SIMULATOR, {})
         self.set_parameters(EXPERT, {})
+        # nobody may miss the first messages: the recorder hears all, the simulator the commands
+        heard = dict.fromkeys(self._embodiment.topics(), 1)
+        heard |= dict.fromkeys(self._embodiment.command_topics(), 2)
+        for topic, count in {**heard, f'{SIMULATOR}/state': 1}.items():
+            self.until(
+                lambda t=topic, n=count: self.node.count_subscribers(t) >= n,
+                f'subscribers of {topic}',
+                timeout_s,
+            )
 
     def record(self, split: str, seed: int) -> Path:
         """Have the expert solve one episode; the folder of its bag.
@@ -44,21 +59,23 @@ class RecordingClient(Client):
         self.set_parameters(SIMULATOR, {'split': split, 'seed': seed})
         for _ in range(ATTEMPTS):
             path, steps = self._attempt(split, seed)
-            if _is_whole(path, steps):
+            samples = len(index_episode(path))
+            if samples == steps:
                 return path
+            shutil.rmtree(path)  # just made, and not whole
         raise SimulationError(
-            f'{path} lacks messages: {EpisodeReader(path).info.message_counts} of {steps} steps'
+            f'messages were lost: {samples} samples of {steps} steps ({split} {seed})'
         )
 
     def _attempt(self, split: str, seed: int) -> tuple[Path, int]:
         self.trigger(f'{TRAINING}/start_episode')
         before = self._status.get('episode')
-        self._done = False
+        self._done = self._at_rest = False
         spec = json.loads(self.trigger(f'{SIMULATOR}/reset'))
         labels = [f'split={split}', f'seed={seed}', f'task={spec["task"]}']
         self.set_parameters(TRAINING, {'labels': labels})
         self.until(
-            lambda: self._status.get('episode') != before and self._done,
+            lambda: self._status.get('episode') != before and self._at_rest,
             f'the expert to finish {spec["instruction"]!r}',
         )
         success = self._status['success'] == 'true'
@@ -71,19 +88,14 @@ class RecordingClient(Client):
         return Path(answer.message), int(self._status['steps'])
 
     def _on_status(self, values: dict[str, str]) -> None:
-        if 'episode' in values:
-            self._status = values
+        if 'episode' not in values:
+            return
+        # Topics overtake each other: the expert's word may come before the last steps' statuses.
+        # Without commands the simulator repeats itself; an end that is repeated is the end.
+        repeated = values['steps'] == self._status.get('steps')
+        self._at_rest = self._done and repeated and values['done'] == 'true'
+        self._status = values
 
     def _on_done(self, message: Bool) -> None:
         self._done = message.data
 
-
-def _is_whole(path: Path, steps: int) -> bool:
-    """Whether every control step has its observation and its command."""
-    info = EpisodeReader(path).info
-    embodiment = info.embodiment
-    counts = info.message_counts
-    observed = [camera.topic for camera in embodiment.cameras] + [embodiment.joint_states_topic]
-    return all(counts.get(topic, 0) >= steps for topic in observed) and all(
-        counts.get(topic, 0) == steps for topic in embodiment.command_topics()
-    )

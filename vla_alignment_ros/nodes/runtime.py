@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future as WorkerFuture
+from concurrent.futures import ThreadPoolExecutor
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future as WorkerFuture
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import rclpy
@@ -69,9 +69,8 @@ class Spinner:
     def close(self) -> None:
         """Stop spinning; returns when the last callback has."""
         self._closing.set()
-        self.executor.wake()
+        self.executor.shutdown()  # a mere wake() does not make every executor return
         self._thread.join()
-        self.executor.shutdown()
 
     def _spin(self) -> None:
         try:
@@ -79,7 +78,7 @@ class Spinner:
                 self.executor.spin_once(timeout_sec=LONG_WAIT_S)
         except ExternalShutdownException:
             pass
-        except BaseException as error:  # handed to the main thread, which ends the process
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread
             self.error = error
             traceback.print_exc()
             self._on_error()

@@ -12,12 +12,12 @@ that `split` and `seed` name; the answer's message is its description in JSON.
 
 from __future__ import annotations
 
-import json
-import sys
-import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+import json
+import sys
+import traceback
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -135,7 +135,7 @@ class SimulatorNode(Node):
             job(*args)
         except VlaError as error:
             self._refuse(type(error).__name__, str(error))
-        except Exception as error:  # the thread's boundary: else it would be swallowed
+        except Exception as error:  # noqa: BLE001 - a thread pool would swallow it
             self.get_logger().error(traceback.format_exc())
             self._report(ERROR, f'{type(error).__name__}: {error}')
 

@@ -8,11 +8,11 @@ it. Deactivating finishes a running episode with success unknown.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+import sys
 from typing import Any
 
 from rclpy.clock import Clock, ClockType

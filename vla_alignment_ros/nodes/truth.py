@@ -7,8 +7,8 @@ world.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
+import json
 from typing import Any
 
 import numpy as np

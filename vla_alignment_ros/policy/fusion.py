@@ -17,40 +17,54 @@ from vla_alignment_ros.encoders.vision import VisionFeatures
 
 
 class PointerFusion(nn.Module):
-    """Vision tokens, sentence and state → fused vector (B, D) and pointer tokens (B, C·P, D)."""
+    """Vision tokens and sentence → fused vector (B, D) and pointer tokens (B, C·P, D).
+
+    P − 1 pointers are its own; the last one is the alignment's: where the image fits the sentence
+    is where the sentence points, so what aligns the two also tells the hand where to go. It takes
+    no proprioception: where the arm is would give away where it is going, and the words would
+    never be read.
+    """
 
     def __init__(self, width: int, cameras: int, pointers: int, key_width: int = 64) -> None:
         super().__init__()
-        self.pointers, self.key_width = pointers, key_width
+        self.own, self.key_width = pointers - 1, key_width
         self.query = nn.Sequential(
-            nn.Linear(width, width), nn.GELU(), nn.Linear(width, cameras * pointers * key_width)
+            nn.Linear(width, width), nn.GELU(), nn.Linear(width, cameras * self.own * key_width)
         )
         self.key = nn.Linear(width, key_width)  # once per token: the dearest layer here
-        self.log_sharpness = nn.Parameter(torch.zeros(cameras, pointers))
+        self.log_sharpness = nn.Parameter(torch.zeros(cameras, self.own))
         self.token = nn.Linear(width + 3, width)
         self.mix = nn.Sequential(
-            nn.Linear(cameras * pointers * (width + 3) + 2 * width, 2 * width),
+            nn.Linear(cameras * pointers * (width + 3) + width, 2 * width),
             nn.GELU(),
             nn.Linear(2 * width, width),
             nn.LayerNorm(width),
         )
 
     def forward(
-        self, vision: VisionFeatures, sentence: torch.Tensor, state: torch.Tensor
+        self, vision: VisionFeatures, sentence: torch.Tensor, alignment: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Sentence (B, D) pooled, state (B, D) → fused (B, D), tokens (B, C·P, D), points.
+        """Read scenes with sentences.
 
-        `points` (B, C, P, 2) are the expected coordinates x, y in −1…1.
+        Args:
+            vision: of B scenes.
+            sentence: (B, D) pooled.
+            alignment: (B, N) the alignment's logits of each image token for the sentence.
+
+        Returns:
+            fused (B, D), tokens (B, C·P, D), and points (B, C, P, 2): expected coordinates x, y
+            in −1…1 of every pointer.
         """
-        batch = len(sentence)
+        batch, width = sentence.shape
         cameras = len(vision.layout)
-        queries = self.query(sentence).view(batch, cameras, self.pointers, self.key_width)
+        queries = self.query(sentence).view(batch, cameras, self.own, self.key_width)
         keys = self.key(vision.tokens)  # (B, N, K)
         found = []
         for index, camera in enumerate(vision.layout):
             part = camera.slice
             scale = (self.log_sharpness[index].exp() / self.key_width**0.5).view(1, -1, 1)
-            logits = queries[:, index] @ keys[:, part].transpose(1, 2) * scale  # (B, P, n)
+            logits = queries[:, index] @ keys[:, part].transpose(1, 2) * scale  # (B, P − 1, n)
+            logits = torch.cat([logits, alignment[:, part].unsqueeze(1)], dim=1)  # (B, P, n)
             attention = logits.softmax(dim=-1)
             where = attention @ vision.coordinates[part].to(attention.dtype)  # (B, P, 2)
             what = attention @ vision.tokens[:, part]  # (B, P, D)
@@ -58,7 +72,6 @@ class PointerFusion(nn.Module):
             strength = torch.tanh(logits.amax(-1, keepdim=True) / 8)  # (B, P, 1)
             found.append(torch.cat([what, where, strength], dim=-1))  # (B, P, D + 3)
         pointed = torch.cat(found, dim=1)  # (B, C·P, D + 3)
-        fused = self.mix(torch.cat([pointed.flatten(1), sentence, state], dim=-1))
-        width = vision.tokens.shape[-1]
-        points = pointed[..., width : width + 2].view(batch, cameras, self.pointers, 2)
+        fused = self.mix(torch.cat([pointed.flatten(1), sentence], dim=-1))
+        points = pointed[..., width : width + 2].view(batch, cameras, self.own + 1, 2)
         return fused, self.token(pointed), points

@@ -24,6 +24,8 @@ from vla_alignment_ros.policy.fusion import PointerFusion
 from vla_alignment_ros.policy.head import FlowActionHead
 from vla_alignment_ros.policy.normalizer import DataStatistics, Normalizer
 
+FAR_M = 0.1  # a hand farther than this from its keyframe cannot show yet where it is going
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -39,7 +41,7 @@ class ModelConfig:
     vision: str = 'resnet_micro'
     language_layers: int = 2
     decoder_layers: int = 2
-    pointers: int = 4
+    pointers: int = 5
     strategy: str = 'vla'
     strategy_settings: dict[str, float] = field(default_factory=dict)
 
@@ -108,7 +110,7 @@ class VlaModel(nn.Module):
         vision = self.vision(images)
         physical = state
         state = self.state(self.normalizer.state(physical))
-        fused, pointers, _ = self.fusion(vision, language.pooled, state)
+        fused, pointers = self._fuse(vision, language.pooled)
         keyframe = self.keyframe(fused)  # (B, 3)
         approach = self._approach(keyframe, physical)
         tokens = [
@@ -142,8 +144,14 @@ class VlaModel(nn.Module):
 
     def reread(self, scene: Scene, sentence: torch.Tensor) -> torch.Tensor:
         """The same scenes read with other sentences (B, D pooled) → fused (B, D)."""
-        fused, _, _ = self.fusion(scene.vision, sentence, scene.state)
-        return fused
+        return self._fuse(scene.vision, sentence)[0]
+
+    def _fuse(
+        self, vision: VisionFeatures, sentence: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        fits = self.alignment.region_logits(vision, sentence.unsqueeze(1)).squeeze(1)  # (B, N)
+        fused, pointers, _ = self.fusion(vision, sentence, fits)
+        return fused, pointers
 
     # -- training -------------------------------------------------------------------------------
 
@@ -170,13 +178,8 @@ class VlaModel(nn.Module):
         losses = {'action': self.head.loss(actions, mask, *context, generator=generator)}
         diagnostics: dict[str, torch.Tensor] = {}
         if self.config.position_index:
-            target = self.normalizer.keyframe(batch['keyframe'])
-            losses['keyframe'] = weights['keyframe'] * F.smooth_l1_loss(
-                scene.keyframe.float(), target, beta=0.1
-            )
-            error = scene.keyframe.detach().float() - target
-            error = error * self.normalizer.keyframe_std
-            diagnostics['keyframe_mm'] = 1000 * error[:, :2].norm(dim=-1).median()
+            losses['keyframe'], diagnostics = self._keyframe_loss(scene, batch)
+            losses['keyframe'] = weights['keyframe'] * losses['keyframe']
         if weights['alignment'] > 0:
             order = torch.randperm(len(row), generator=generator, device=row.device)
             encoded = self.action(actions.to(scene.fused.dtype), mask)
@@ -194,6 +197,24 @@ class VlaModel(nn.Module):
                 losses[name] = weights['alignment'] * value
             diagnostics.update(output.diagnostics)
         return losses, diagnostics
+
+    def _keyframe_loss(
+        self, scene: Scene, batch: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Error of the predicted keyframe; the farther the hand still is, the more it counts.
+
+        Near its goal the arm itself shows where it is going; only from afar do the words tell.
+        """
+        hand = batch['state'][:, list(self.config.position_index)]
+        way = (batch['keyframe'] - hand).norm(dim=-1)  # (B,) m
+        weight = (way / FAR_M).clamp(0.1, 1.5)
+        target = self.normalizer.keyframe(batch['keyframe'])
+        error = F.smooth_l1_loss(scene.keyframe.float(), target, beta=0.1, reduction='none')
+        loss = (error.mean(-1) * weight).sum() / weight.sum()
+        found = self.normalizer.denormalize_keyframe(scene.keyframe.detach().float())
+        miss = 1000 * (found - batch['keyframe'])[:, :2].norm(dim=-1)  # (B,) mm
+        far = way > FAR_M
+        return loss, {'keyframe_mm': miss[far].median() if far.any() else miss.median()}
 
     # -- inference ------------------------------------------------------------------------------
 

@@ -155,7 +155,8 @@ class Policy:
 
     def _read(self, observation: Observation) -> Scene:
         images = {
-            name: torch.from_numpy(np.ascontiguousarray(image)).to(self.device).unsqueeze(0)
+            # a copy: views of message bytes are read-only, and torch wants memory it may own
+            name: torch.from_numpy(np.array(image)).to(self.device).unsqueeze(0)
             for name, image in observation.images.items()
         }
         state = torch.from_numpy(observation.state).to(self.device).unsqueeze(0)

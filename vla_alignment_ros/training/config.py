@@ -41,8 +41,8 @@ class ArchitectureConfig:
     """Layers of the language tower."""
     decoder_layers: int = 2
     """Layers of the action head."""
-    pointers: int = 4
-    """Language-conditioned pointers per camera."""
+    pointers: int = 5
+    """Language-conditioned pointers per camera, at least 2; the last is the alignment's."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class AlignmentConfig:
 
     strategy: str = 'vla'
     """Name in the registry."""
-    weight: float = 0.1
+    weight: float = 0.3
     """Weight of all alignment losses together; 0 trains the same network without them."""
     settings: dict[str, float] = field(default_factory=dict)
     """Arguments of the strategy."""
@@ -99,8 +99,8 @@ class TrainConfig:
     """Steps between saved training states."""
     log_every: int = 20
     """Steps between log entries."""
-    validate_every: int = 2000
-    """Steps between validations."""
+    validate_every: int = 1000
+    """Steps between validations; each also writes the checkpoint so far."""
     threads: int = 0
     """Torch threads per process; 0 measures one against all and keeps the faster."""
 

@@ -178,6 +178,8 @@ class Trainer:
                     self._log(writer, bar, values | {'speed/samples_per_s': rate}, on_progress)
                 if self.step % self.config.validate_every == 0 and self.step < o.steps:
                     self._validate(writer)
+                    if main:
+                        self.save_checkpoint()  # a policy to look at while training goes on
                 if self._stop or self.step % self.config.save_every == 0:
                     self.save_state()
                 if self._stop:
@@ -193,9 +195,11 @@ class Trainer:
             return None
         self._validate(writer)
         self.save_state()
-        path = self.save_checkpoint() if main else None
+        path = self.out / CHECKPOINT_FOLDER
         if main:
+            self.save_checkpoint()
             writer.close()
+        self.accelerator.wait_for_everyone()
         return path
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from vla_alignment_ros.encoders.language import LanguageFeatures
 from vla_alignment_ros.policy.checkpoint import Calibration
-from vla_alignment_ros.policy.model import VlaModel
+from vla_alignment_ros.policy.model import FAR_M, VlaModel
 from vla_alignment_ros.training.batches import BatchStream
 
 FALSE_HOLD = 0.01  # share of matched moments that may fall below the hold threshold
@@ -24,7 +24,8 @@ def validate(
     """Errors of the averaged model on validation batches, and its calibration.
 
     Returns metrics: `action_l1` (normalised, of the deterministic chunk), `gripper_accuracy`,
-    `keyframe_mm` (median horizontal error), `vl_auroc` (a scene's own sentence against one of
+    `keyframe_mm` and `keyframe_within_3cm` (horizontal error
+    where the hand is still far from it), `vl_auroc` (a scene's own sentence against one of
     another group from the same batch), `swap_sensitivity` (mean change of the first action when
     the sentence is swapped, in units of the mean action size).
     """
@@ -54,7 +55,12 @@ def validate(
         }
         if 'keyframe' in batch:
             found = model.normalizer.denormalize_keyframe(scene.keyframe)
-            values['keyframe_mm'] = 1000 * (found - batch['keyframe'])[:, :2].norm(dim=-1).median()
+            miss = 1000 * (found - batch['keyframe'])[:, :2].norm(dim=-1)
+            hand = batch['state'][:, list(model.config.position_index)]
+            far = (batch['keyframe'] - hand).norm(dim=-1) > FAR_M
+            if far.any():
+                values['keyframe_mm'] = miss[far].median()
+                values['keyframe_within_3cm'] = (miss[far] < 30).float().mean()
         for name, value in values.items():
             sums.setdefault(name, []).append(float(value))
         own = model.alignment.vision_language(scene.vision, scene.language)

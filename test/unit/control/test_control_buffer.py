@@ -237,3 +237,24 @@ def test_threads_pushing_and_reading_never_see_a_torn_state(embodiment):
         reader.join()
         sys.setswitchinterval(switch)
     assert not errors
+
+
+@pytest.mark.parametrize(
+    'use',
+    [
+        lambda b: b.push('front/image_raw', image(1000), 0),
+        lambda b: b.snapshot(),
+        lambda b: b.complete_ts_ns(),
+        lambda b: b.missing(),
+        lambda b: b.ages(0),
+        lambda b: b.clear(),
+    ],
+)
+def test_whoever_uses_the_buffer_waits_for_who_is_at_it(buffer, use):
+    through = threading.Event()
+    user = threading.Thread(target=lambda: (use(buffer), through.set()), daemon=True)
+    with buffer._lock:
+        user.start()
+        assert not through.wait(0.05)
+    assert through.wait(10.0)
+    user.join()

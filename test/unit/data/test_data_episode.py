@@ -2,11 +2,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from recordings import Recorder
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.data.bag import EpisodeReader, EpisodeWriter
 from vla_alignment_ros.data.episode import index_episode, keyframes, read_episode
-from vla_alignment_ros.embodiment import Camera, CommandSpec
+from vla_alignment_ros.embodiment import Camera, CommandSpec, Embodiment
 from vla_alignment_ros.errors import DatasetError
 from vla_alignment_ros.observation import normalize_instruction, ObservationAssembler
 
@@ -55,6 +56,18 @@ def test_dataset_and_live_policy_see_the_same_bits(tmp_path, variant, cameras):
         assert episode.state[row].tobytes() == observation.state.tobytes()
         assert episode.instructions[row] == observation.instruction
     np.testing.assert_allclose(episode.index.actions, actions, rtol=1e-6, atol=1e-8)
+
+
+def test_the_shipped_robot_is_read_bit_for_bit_and_its_hand_gives_keyframes(tmp_path):
+    recorder = Recorder(tmp_path, Embodiment.load('tabletop'))
+    path, raws, _ = recorder.record(ticks=4)  # closes at tick 2
+    episode = read_episode(path)
+    live = ObservationAssembler(recorder.embodiment)
+    states = np.array([live.assemble(0, raw).state for raw in raws])
+    assert episode.state.tobytes() == states.tobytes()
+    hand = states[:, [live.state_names.index(name) for name in ('ee_x', 'ee_y', 'ee_z')]]
+    assert (episode.keyframe_position == hand[[2, 2, 2, 3]]).all()
+    assert episode.keyframe_gripper.tolist() == [0.0] * 4
 
 
 def test_larger_images_are_brought_to_the_size_of_the_embodiment(tmp_path, variant):

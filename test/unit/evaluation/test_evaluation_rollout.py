@@ -12,7 +12,7 @@ from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.evaluation.episode import EpisodeLimits
 from vla_alignment_ros.evaluation.rollout import InProcessRunner
-from vla_alignment_ros.evaluation.runner import describe, run_splits
+from vla_alignment_ros.evaluation.runner import describe, plan_splits, run_plan
 from vla_alignment_ros.observation import ActionChunk
 from vla_alignment_ros.sim.expert import Expert
 
@@ -61,7 +61,7 @@ def roll(policy, splits, episodes=1, seed=0, film=False, max_steps=120):
     config = PipelineConfig(ensemble=False)
     with InProcessRunner(Embodiment.load('tabletop'), policy, config, limits, film) as runner:
         policy.world = runner.world
-        return list(run_splits(runner, splits, episodes, seed))
+        return list(run_plan(runner, plan_splits(splits, episodes, seed)))
 
 
 def comparable(result):
@@ -99,4 +99,4 @@ def test_an_episode_does_not_depend_on_the_ones_before_it():
 @pytest.mark.parametrize(('episodes', 'seed'), [(0, 0), (1, -1)])
 def test_counts_that_make_no_sense_are_refused(episodes, seed):
     with pytest.raises(ConfigError):
-        next(run_splits(None, ('seen',), episodes, seed))
+        plan_splits(('seen',), episodes, seed)

@@ -98,8 +98,10 @@ def test_segmentation_finds_every_object_where_its_colour_is():
     spec = sample_episode(2, 'seen')
     with TabletopWorld() as world:
         world.reset(spec)
-        world._data.qpos[:1] = 1.5  # turn the arm out of the picture
-        mujoco.mj_forward(world._model, world._data)
+        joints = world.joint_sample()[1][:7]
+        for _ in range(10):  # turn the arm out of the picture
+            joints = joints + [0.15, 0, 0, 0, 0, 0, 0]
+            world.step_joints(joints, 1.0)
         image = world.render('front', 128, 128).astype(float)
         ids = world.segmentation('front', 128, 128)
         names = world.object_names

@@ -1,0 +1,101 @@
+"""Command line: `python -m bench` measures, `python -m bench --table` writes the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+import shlex
+import sys
+import tempfile
+import time
+
+import tyro
+
+from bench.registry import choose, ROWS, runner
+from bench.results import BenchSettings, machine, page, read, Row, terminal_table, write
+from vla_alignment_ros.errors import VlaError
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / 'bench' / 'results.json'
+PAGE = ROOT / 'docs' / 'performance.md'
+NEEDS_CHECKPOINT = ('P1', 'P3')
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measures what the package costs against peers and limits, and prints a table."""
+
+    rows: str = ''
+    """Only these rows, as P2,P3; all by default."""
+    checkpoint: Path = Path('checkpoints/tabletop')
+    """Checkpoint folder that is measured."""
+    quick: bool = False
+    """A few turns on tiny inputs: shows that it works, the figures mean nothing."""
+    threads: int = 1
+    """Torch threads."""
+    out: Path | None = None
+    """Results file; by default bench/results.json, and only after a whole run."""
+    table: bool = False
+    """Measure nothing: write docs/performance.md from bench/results.json."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0, or 2 with one line where the user can mend something."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = tyro.cli(Options, args=arguments, prog='python -m bench')
+    try:
+        if options.table:
+            return _write_page(options.out or RESULTS)
+        return _run(options, shlex.join(['python', '-m', 'bench', *arguments]))
+    except VlaError as error:
+        print(f'bench: {error}', file=sys.stderr)
+        return 2
+
+
+def _write_page(results: Path) -> int:
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(*read(results)), encoding='utf-8')
+    print(f'wrote {PAGE.relative_to(ROOT)}')
+    return 0
+
+
+def _run(options: Options, command: str) -> int:
+    keys = choose(options.rows)
+    if set(keys) & set(NEEDS_CHECKPOINT):
+        _check_checkpoint(options.checkpoint)
+    about = {
+        'command': command,
+        'date': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
+        'quick': options.quick,
+        'threads': options.threads,
+        'machine': machine(),
+    }
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix='vla_bench_') as folder:
+        for key in keys:
+            print(f'{key} … ', end='', flush=True, file=sys.stderr)
+            start = time.monotonic()
+            scratch = Path(folder) / key
+            scratch.mkdir()
+            settings = BenchSettings(options.checkpoint, scratch, options.quick, options.threads)
+            rows.append(runner(key)(settings))
+            print(f'{time.monotonic() - start:.0f} s', file=sys.stderr)
+    print(terminal_table(rows))
+    whole = keys == list(ROWS) and not options.quick
+    path = options.out or (RESULTS if whole else None)
+    if path is not None:
+        write(path, rows, about)
+        print(f'wrote {path}')
+    return 0
+
+
+def _check_checkpoint(folder: Path) -> None:
+    """Before anything is measured: nobody should wait for a row that cannot be."""
+    from vla_alignment_ros.policy.checkpoint import load_checkpoint
+
+    load_checkpoint(folder)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""The rows, in the order they are measured; a new one is a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from bench.results import BenchError, BenchSettings, Row
+
+ROWS = {
+    'P1': 'bench.answer_latency',
+    'P2': 'bench.image_decode',
+    'P3': 'bench.sentence_cache',
+    'P9': 'bench.training_feed',
+    'P10': 'bench.bag_memory',
+}
+
+
+def choose(names: str) -> list[str]:
+    """The row keys of 'P2,P3'; all for an empty text. `BenchError` for an unknown one."""
+    wanted = [name.strip().upper() for name in names.split(',') if name.strip()]
+    unknown = [name for name in wanted if name not in ROWS]
+    if unknown:
+        raise BenchError(f'no row {", ".join(unknown)}; there are {", ".join(ROWS)}')
+    return [name for name in ROWS if not wanted or name in wanted]
+
+
+def runner(key: str) -> Callable[[BenchSettings], Row]:
+    """The function that measures a row; its module is imported only now."""
+    return import_module(ROWS[key]).run

@@ -1,0 +1,56 @@
+"""P3: a decision with a sentence that is known already, against one with a new sentence."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+
+from bench.inputs import sensor_messages, sentences
+from bench.results import BenchSettings, Row
+from bench.timing import seconds, take_turns
+from vla_alignment_ros import wire
+from vla_alignment_ros.observation import ObservationAssembler
+from vla_alignment_ros.policy.policy import INSTRUCTION_CACHE, Policy
+
+
+def run(settings: BenchSettings) -> Row:
+    """Sentences in rotation, more than the cache keeps: each is new whenever its turn comes."""
+    torch.set_num_threads(settings.threads)
+    policy = Policy.load(settings.checkpoint)
+    embodiment = policy.embodiment
+    raw = sensor_messages(embodiment, 1, np.random.default_rng(0))
+    assembler = ObservationAssembler(embodiment)
+    known, *others = (
+        assembler.assemble(1, {**raw, embodiment.instruction_topic: wire.encode_string(text)})
+        for text in sentences(policy, 2 * INSTRUCTION_CACHE)
+    )
+    rotation = itertools.cycle(others)
+    policy.step(known)
+    samples = take_turns(
+        {
+            'cached': seconds(lambda: policy.step(known)),
+            'uncached': seconds(lambda: policy.step(next(rotation))),
+        },
+        rounds=settings.size(400, 5),
+        warm_up=settings.size(20, 1),
+    )
+    cached_ms, uncached_ms = (samples[name].p50 * 1e3 for name in ('cached', 'uncached'))
+    share = 1 - cached_ms / uncached_ms
+    return Row(
+        key='P3',
+        title='decision, sentence cached against new',
+        unit='ms',
+        ours=cached_ms,
+        baseline=uncached_ms,
+        goal=0.65,
+        ours_is='`Policy.step` with the sentence of the step before',
+        baseline_is='`Policy.step` with a sentence of the same length that is not in the cache',
+        figures={
+            'saved by the cache, ms': uncached_ms - cached_ms,
+            'share of the uncached step, %': 100 * share,
+            'cached p95, ms': samples['cached'].percentile(95) * 1e3,
+            'uncached p95, ms': samples['uncached'].percentile(95) * 1e3,
+        },
+    )

@@ -1,0 +1,104 @@
+"""The command lines, from bag to report, as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from demo_checkpoint import save_random_checkpoint
+import pytest
+
+pytest.importorskip('rclpy')
+
+from vla_alignment_ros.cli import vla_demo, vla_evaluate
+from vla_alignment_ros.cli.stages import run_stages, Stage
+from vla_alignment_ros.data.bag import EpisodeReader, find_episodes
+from vla_alignment_ros.errors import ConfigError
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    return save_random_checkpoint(tmp_path_factory.mktemp('checkpoint') / 'random', False)
+
+
+def test_demo_records_acts_and_reports(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(vla_demo, 'PROGRAMME', {'seen': 1, 'absent': 1})
+    out = tmp_path / 'demo'
+    arguments = ['--checkpoint', str(checkpoint), '--out', str(out), '--device', 'cpu']
+    assert vla_demo.main(arguments) == 0
+    printed = capsys.readouterr().out
+    # it refuses everything: wrong where the object is there, right where it is not
+    assert printed.splitlines()[-1] == 'demo: success 1/2'
+    assert str(out / 'report' / 'index.html') in printed
+    bags = find_episodes(out / 'bags')
+    assert len(bags) == 3
+    for bag in bags:
+        info = EpisodeReader(bag).info
+        assert info.success and info.instruction in printed
+    figures = json.loads((out / 'results.json').read_text())
+    assert figures['splits']['absent']['refused_rate'] == 1.0
+    assert '<article' in (out / 'report' / 'index.html').read_text()
+
+
+def test_evaluate_without_ros_writes_figures_and_report(checkpoint, tmp_path, capsys):
+    arguments = [
+        '--checkpoint', str(checkpoint), '--splits', 'seen,absent', '--episodes', '2',
+        '--seed', '3', '--json', str(tmp_path / 'a' / 'r.json'),
+        '--report', str(tmp_path / 'b'), '--in-process', '--device', 'cpu',
+    ]  # fmt: skip
+    assert vla_evaluate.main(arguments) == 0
+    figures = json.loads((tmp_path / 'a' / 'r.json').read_text())
+    assert figures['seed'] == 3 and list(figures['splits']) == ['seen', 'absent']
+    assert figures['splits']['seen']['success_rate'] == 0.0
+    assert figures['splits']['absent']['success_rate'] == 1.0
+    assert 'refused' in capsys.readouterr().out
+    assert json.loads((tmp_path / 'b' / 'results.json').read_text()) == figures
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        (['--checkpoint', '/nowhere'], 'checkpoint folder not found: /nowhere'),
+        (['--checkpoint', '/nowhere', '--splits', 'sen'], "unknown split 'sen'"),
+        (['--checkpoint', '/nowhere', '--episodes', '0'], 'episodes must be at least 1'),
+        (['--checkpoint', '/nowhere', '--max-steps', '0'], 'max_steps must be at least 1'),
+        (['--checkpoint', '/nowhere', '--report', '/dev/null/x'], 'cannot write to /dev/null/x'),
+    ],
+)
+def test_mistakes_are_one_clear_line(arguments, said, capsys):
+    assert vla_evaluate.main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith('vla_evaluate: ') and said in error and '\n' not in error
+
+
+def test_demo_without_a_checkpoint_says_so(tmp_path, capsys):
+    assert vla_demo.main(['--checkpoint', str(tmp_path / 'none')]) == 2
+    assert '--checkpoint' in capsys.readouterr().err
+
+
+def stage(name, tmp_path, code=0, **settings):
+    line = f'open({str(tmp_path / "log")!r}, "a").write({name!r}); raise SystemExit({code})'
+    return Stage(name, (sys.executable, '-c', line), settings)
+
+
+def test_stages_go_on_where_they_were_stopped(tmp_path):
+    console = vla_demo.Console(quiet=True)
+    record = stage('a', tmp_path, episodes=3)
+    assert run_stages(tmp_path, (record, stage('b', tmp_path, code=7)), console) == 7
+    assert run_stages(tmp_path, (record, stage('b', tmp_path)), console) == 0
+    assert run_stages(tmp_path, (record, stage('b', tmp_path)), console) == 0
+    assert (tmp_path / 'log').read_text() == 'abb'
+
+
+def test_stages_refuse_to_mix_settings(tmp_path):
+    console = vla_demo.Console(quiet=True)
+    run_stages(tmp_path, (stage('a', tmp_path, episodes=3), stage('b', tmp_path)), console)
+    with pytest.raises(ConfigError, match=r'a\.episodes'):
+        run_stages(tmp_path, (stage('a', tmp_path, episodes=4), stage('b', tmp_path)), console)
+    assert (tmp_path / 'log').read_text() == 'ab'
+
+
+def test_demonstration_scenes_show_every_task():
+    scenes = vla_demo.demonstration_scenes()
+    tasks = {vla_demo.sample_episode(seed, split).task for split, seed in scenes}
+    assert tasks == {'pick', 'place', 'push'}

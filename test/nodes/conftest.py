@@ -1,0 +1,177 @@
+"""Real nodes in this process, spinning in a thread, driven from the test's own thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+import threading
+from typing import Any
+
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+import pytest
+import rclpy
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from std_srvs.srv import SetBool, Trigger
+import torch
+
+from vla_alignment_ros.embodiment import Embodiment
+from vla_alignment_ros.encoders.language import build_tokenizer
+from vla_alignment_ros.nodes.qos import advertise, message_class, reliable
+from vla_alignment_ros.nodes.runtime import Spinner
+from vla_alignment_ros.observation import ObservationAssembler
+from vla_alignment_ros.policy.checkpoint import Calibration, Checkpoint, save_checkpoint
+from vla_alignment_ros.policy.model import ModelConfig, VlaModel
+from vla_alignment_ros.policy.normalizer import DataStatistics
+
+PATIENCE_S = 30.0
+
+
+class Inbox:
+    """What came in on a topic, in order; waits for conditions instead of sleeping."""
+
+    def __init__(self, name: str) -> None:
+        self.messages: list[Any] = []
+        self._name = name
+        self._changed = threading.Condition()
+
+    def take(self, message: Any) -> None:
+        with self._changed:
+            self.messages.append(message)
+            self._changed.notify_all()
+
+    def wait_for(
+        self, condition: Callable[[list[Any]], Any], timeout_s: float = PATIENCE_S
+    ) -> Any:
+        """Wait until condition(messages) is true; its value."""
+        with self._changed:
+            value = self._changed.wait_for(lambda: condition(self.messages), timeout_s)
+            assert value, f'{self._name}: {len(self.messages)} messages, not what was expected'
+            return value
+
+
+class Harness:
+    """Nodes under test, and a client node that talks to them."""
+
+    def __init__(self) -> None:
+        self.client = Node('test_client')
+        self.spinner = Spinner(self.client)
+        self.nodes: list[Node] = []
+
+    def add(self, kind: Callable[..., Node], **parameters: Any) -> Any:
+        """Make a node with these parameters and let it spin."""
+        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        node = kind(parameter_overrides=overrides)
+        self.nodes.append(node)
+        self.spinner.executor.add_node(node)
+        return node
+
+    def close(self) -> None:
+        try:
+            for node in self.nodes:
+                getattr(node, 'close', lambda: None)()
+        finally:
+            self.spinner.close()
+            for node in [*self.nodes, self.client]:
+                node.destroy_node()
+        assert self.spinner.error is None
+
+    def call(self, kind: type, service: str, request: Any, timeout_s: float = PATIENCE_S) -> Any:
+        client = self.client.create_client(kind, service)
+        assert client.wait_for_service(timeout_s), f'no service {service}'
+        future = client.call_async(request)
+        answered = threading.Event()
+        future.add_done_callback(lambda done: answered.set())
+        assert answered.wait(timeout_s), f'{service} did not answer'
+        self.client.destroy_client(client)
+        return future.result()
+
+    def trigger(self, service: str) -> Any:
+        return self.call(Trigger, service, Trigger.Request())
+
+    def set_bool(self, service: str, value: bool) -> Any:
+        return self.call(SetBool, service, SetBool.Request(data=value))
+
+    def transition(self, node: str, name: str) -> bool:
+        """'configure', 'activate', 'deactivate' or 'cleanup'; whether it succeeded."""
+        number = getattr(Transition, f'TRANSITION_{name.upper()}')
+        request = ChangeState.Request(transition=Transition(id=number))
+        return self.call(ChangeState, f'{node}/change_state', request).success
+
+    def state(self, node: str) -> str:
+        return self.call(GetState, f'{node}/get_state', GetState.Request()).current_state.label
+
+    def listen(
+        self, topic: str, msgtype: str, qos: QoSProfile | None = None, raw: bool = True
+    ) -> Inbox:
+        inbox = Inbox(topic)
+        self.client.create_subscription(
+            message_class(msgtype), topic, inbox.take, qos or reliable(1000), raw=raw
+        )
+        return inbox
+
+    def speak(self, topic: str, msgtype: str, qos: QoSProfile | None = None) -> Any:
+        return advertise(self.client, topic, msgtype, qos or reliable())
+
+    def until(self, condition: Callable[[], Any], what: str) -> None:
+        """Wait for what only the graph knows."""
+        pause = threading.Event()  # never set
+        for _ in range(int(PATIENCE_S * 100)):
+            if condition():
+                return
+            pause.wait(0.01)
+        raise AssertionError(f'waited {PATIENCE_S} s for {what}')
+
+    def matched(self, publisher: Any, count: int = 1) -> None:
+        """Wait until so many subscriptions receive from a publisher."""
+        self.until(
+            lambda: publisher.get_subscription_count() >= count,
+            f'{count} subscriptions on {publisher.topic_name}',
+        )
+
+
+@pytest.fixture
+def ros(ros_domain: int) -> Iterator[Harness]:
+    """A harness in a ROS domain of its own."""
+    with rclpy.init(domain_id=ros_domain):
+        harness = Harness()
+        try:
+            yield harness
+        finally:
+            harness.close()
+
+
+@pytest.fixture(scope='session')
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real checkpoint, tiny and with random weights; its gate lets everything pass."""
+    torch.manual_seed(0)
+    embodiment = Embodiment.load('tabletop')
+    names = list(ObservationAssembler(embodiment).state_names)
+    statistics = DataStatistics(
+        state_mean=[0.0] * len(names),
+        state_std=[1.0] * len(names),
+        action_low=[-0.02] * 6 + [0.0],
+        action_high=[0.02] * 6 + [1.0],
+        passthrough=[False] * 6 + [True],
+        keyframe_mean=[0.5, 0.0, 0.1],
+        keyframe_std=[0.1, 0.1, 0.05],
+    )
+    tokenizer = build_tokenizer(['pick up the red cube', 'push the blue ball to the left'])
+    config = ModelConfig(
+        cameras={c.name: (c.height, c.width) for c in embodiment.cameras},
+        state_dim=len(names),
+        position_index=tuple(names.index(name) for name in ('ee_x', 'ee_y', 'ee_z')),
+        vocabulary_size=tokenizer.get_vocab_size(),
+        horizon=4,
+        width=32,
+        heads=2,
+        language_layers=1,
+        decoder_layers=1,
+        pointers=2,
+    )
+    model = VlaModel(config, statistics).eval()
+    calibration = Calibration(slope=1.0, offset=0.0, go=0.0, hold=0.0)
+    made = Checkpoint(model, tokenizer, embodiment, statistics, calibration)
+    return save_checkpoint(made, tmp_path_factory.mktemp('checkpoint') / 'tiny')

@@ -1,0 +1,138 @@
+"""The recorder counts everything, blocks nobody and leaves nothing half done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vla_alignment_ros import wire
+from vla_alignment_ros.control.codecs import make_codec
+from vla_alignment_ros.data.bag import EpisodeReader
+from vla_alignment_ros.embodiment import Embodiment
+from vla_alignment_ros.errors import BagError
+from vla_alignment_ros.nodes.recording import EpisodeRecorder
+
+WALL_NS = 1_800_000_000_000_000_000  # a wall clock far from the simulated stamps
+
+
+@pytest.fixture
+def embodiment() -> Embodiment:
+    return Embodiment.load('tabletop')
+
+
+@pytest.fixture
+def recorder(embodiment, tmp_path: Path):
+    made = EpisodeRecorder(tmp_path / 'demos', embodiment)
+    yield made
+    made.close()
+
+
+def _tick(embodiment: Embodiment, ts_ns: int) -> dict[str, bytes]:
+    image = np.full((8, 8, 3), ts_ns % 251, np.uint8)
+    messages = {c.topic: wire.encode_image(image, ts_ns, c.name) for c in embodiment.cameras}
+    joints = (*embodiment.joint_names, embodiment.gripper.joint)
+    messages[embodiment.joint_states_topic] = wire.encode_joint_state(
+        ts_ns, joints, np.zeros(len(joints))
+    )
+    return messages | make_codec(embodiment).encode(np.zeros(7), ts_ns)
+
+
+def test_an_instruction_from_before_counts_and_all_logs_share_the_stamps_clock(
+    recorder, embodiment
+):
+    recorder.push('instruction', wire.encode_string('pick up the red cube'), WALL_NS)
+    recorder.start(WALL_NS)
+    for ts_ns in (1_000, 2_000):
+        for topic, raw in _tick(embodiment, ts_ns).items():
+            recorder.push(topic, raw, WALL_NS)
+    path = recorder.stop(True, {'task': 'pick'}, WALL_NS)
+    reader = EpisodeReader(path)
+    assert reader.info.instruction == 'pick up the red cube'
+    assert reader.info.success is True
+    assert reader.info.extra['task'] == 'pick'
+    logs: dict[str, list[int]] = {}
+    for topic, _, ts_ns, _ in reader.messages():
+        logs.setdefault(topic, []).append(ts_ns)
+    assert logs.pop('instruction') == [1_000]
+    assert set(map(tuple, logs.values())) == {(1_000, 2_000)}
+
+
+def test_received_is_written_plus_dropped(embodiment, tmp_path: Path, monkeypatch):
+    from threading import Event
+
+    from vla_alignment_ros.data.bag import EpisodeWriter
+
+    disk = Event()
+    write = EpisodeWriter.write
+
+    def slow(self, *arguments):
+        assert disk.wait(20.0)
+        write(self, *arguments)
+
+    monkeypatch.setattr(EpisodeWriter, 'write', slow)
+    recorder = EpisodeRecorder(tmp_path, embodiment, queue_bytes=3_000)
+    recorder.start(WALL_NS)
+    for ts_ns in range(1, 101):
+        for topic, raw in _tick(embodiment, ts_ns).items():
+            recorder.push(topic, raw, WALL_NS)  # returns, although the disk stands still
+    disk.set()
+    path = recorder.stop(None, {}, WALL_NS)
+    counts = recorder.counts()
+    recorder.close()
+    in_bag = EpisodeReader(path).info.message_counts
+    assert sum(count.dropped for count in counts.values()) > 0
+    for topic, count in counts.items():
+        assert count.received == count.written + count.dropped
+        assert in_bag.get(topic, 0) == count.written
+        if topic != 'instruction':
+            assert count.received == 100
+
+
+def test_a_discarded_take_leaves_nothing_and_does_not_leak(recorder, embodiment, tmp_path):
+    recorder.start(WALL_NS)
+    for topic, raw in _tick(embodiment, 1_000).items():
+        recorder.push(topic, raw, WALL_NS)
+    recorder.discard()
+    assert list((tmp_path / 'demos').iterdir()) == []
+    for topic, raw in _tick(embodiment, 2_000).items():
+        recorder.push(topic, raw, WALL_NS)  # between episodes: nobody records
+    recorder.start(WALL_NS)
+    for topic, raw in _tick(embodiment, 3_000).items():
+        recorder.push(topic, raw, WALL_NS)
+    path = recorder.stop(False, {}, WALL_NS)
+    assert {ts_ns for _, _, ts_ns, _ in EpisodeReader(path).messages()} == {3_000}
+
+
+def test_a_disk_error_is_reported_and_the_next_episode_works(
+    recorder, embodiment, tmp_path, monkeypatch
+):
+    from vla_alignment_ros.data.bag import EpisodeWriter
+
+    def full(self, *arguments):
+        raise BagError('no space left on device')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeWriter, 'write', full)
+        recorder.start(WALL_NS)
+        for topic, raw in _tick(embodiment, 1_000).items():
+            recorder.push(topic, raw, WALL_NS)
+        with pytest.raises(BagError, match='no space left'):
+            recorder.stop(True, {}, WALL_NS)
+    assert 'no space left' in recorder.error
+    assert list((tmp_path / 'demos').iterdir()) == []
+    recorder.start(WALL_NS)
+    assert recorder.error == ''
+    for topic, raw in _tick(embodiment, 2_000).items():
+        recorder.push(topic, raw, WALL_NS)
+    assert recorder.stop(True, {}, WALL_NS).is_dir()
+
+
+def test_episodes_cannot_be_nested_nor_ended_twice(recorder):
+    recorder.start(WALL_NS)
+    with pytest.raises(BagError, match='stop or discard it first'):
+        recorder.start(WALL_NS)
+    recorder.discard()
+    with pytest.raises(BagError, match='start one first'):
+        recorder.discard()

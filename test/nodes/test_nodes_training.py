@@ -1,0 +1,157 @@
+"""training_node: episodes are started, kept or forgotten by service, and counts are exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from vla_alignment_ros import wire
+from vla_alignment_ros.data.bag import EpisodeReader, find_episodes
+from vla_alignment_ros.embodiment import Embodiment
+from vla_alignment_ros.nodes.qos import latched, sensor_data
+from vla_alignment_ros.nodes.training_node import TrainingNode
+
+STATUS = 'diagnostic_msgs/msg/DiagnosticStatus'
+NODE = 'training_node'
+
+
+class Robot:
+    """Publishes everything a tabletop says."""
+
+    def __init__(self, ros, cameras=None) -> None:
+        self.embodiment = Embodiment.load('tabletop')
+        offered = {c.topic: cameras for c in self.embodiment.cameras if cameras}
+        self.outputs = {
+            topic: ros.speak(
+                topic, kind, latched() if topic == 'instruction' else offered.get(topic)
+            )
+            for topic, kind in self.embodiment.topics().items()
+        }
+
+    def matched(self, ros) -> None:
+        for output in self.outputs.values():
+            ros.matched(output)
+
+    def say(self, text: str) -> None:
+        self.outputs['instruction'].publish(wire.encode_string(text))
+
+    def tick(self, ts_ns: int) -> None:
+        image = np.zeros((16, 16, 3), np.uint8)
+        names = (*self.embodiment.joint_names, 'finger_joint')
+        for camera in self.embodiment.cameras:
+            raw = wire.encode_image(image, ts_ns, camera.name)
+            self.outputs[camera.topic].publish(raw)
+        joints = wire.encode_joint_state(ts_ns, names, np.zeros(8))
+        self.outputs['joint_states'].publish(joints)
+        self.outputs['gripper/command'].publish(wire.encode_float64(1.0))
+        twist = wire.encode_twist_stamped(ts_ns, 'base_link', np.zeros(3), np.zeros(3))
+        self.outputs['servo/delta_twist_cmds'].publish(twist)
+
+
+def _received(node: TrainingNode) -> list[int]:
+    return [c.received for topic, c in node._recorder.counts().items() if topic != 'instruction']
+
+
+def test_an_episode_holds_what_was_sent_between_start_and_stop(ros, tmp_path: Path):
+    robot = Robot(ros)
+    node = ros.add(TrainingNode, folder=str(tmp_path), labels=['task=push', 'seed=3'])
+    assert node.bring_up()
+    robot.matched(ros)
+    robot.say('push the ball left')
+    started = ros.trigger(f'{NODE}/start_episode')
+    assert started.success
+    for step in range(1, 6):
+        robot.tick(step * 100_000_000)
+    ros.until(lambda: _received(node) == [5] * 5, 'five of each')
+    stopped = ros.set_bool(f'{NODE}/stop_episode', True)
+    assert stopped.success, stopped.message
+    info = EpisodeReader(Path(stopped.message)).info
+    assert Path(stopped.message).name == started.message
+    assert info.instruction == 'push the ball left'
+    assert info.success is True
+    assert info.extra['task'] == 'push'
+    assert info.extra['seed'] == '3'
+    assert info.embodiment == robot.embodiment
+    assert {t: n for t, n in info.message_counts.items() if t != 'instruction'} == {
+        topic: 5 for topic in robot.outputs if topic != 'instruction'
+    }
+
+
+def test_best_effort_cameras_are_recorded_too(ros, tmp_path: Path):
+    robot = Robot(ros, cameras=sensor_data())
+    node = ros.add(TrainingNode, folder=str(tmp_path))
+    assert node.bring_up()
+    robot.matched(ros)
+    ros.trigger(f'{NODE}/start_episode')
+    robot.tick(100_000_000)
+    ros.until(lambda: _received(node) == [1] * 5, 'one of each')
+    assert ros.trigger(f'{NODE}/discard_episode').success
+    assert find_episodes(tmp_path) == []
+
+
+def test_between_episodes_it_becomes_reliable_where_publishers_are(ros, tmp_path: Path):
+    node = ros.add(TrainingNode, folder=str(tmp_path), status_period_s=0.05)
+    assert node.bring_up()
+    Robot(ros)
+
+    def reliable_everywhere() -> bool:
+        offers = ros.client.get_subscriptions_info_by_topic('/front/image_raw')
+        return bool(offers) and all(o.qos_profile.reliability.name == 'RELIABLE' for o in offers)
+
+    ros.until(reliable_everywhere, 'a reliable subscription')
+
+
+def test_services_are_refused_with_the_reason(ros, tmp_path: Path):
+    node = ros.add(TrainingNode, folder=str(tmp_path))
+    refused = ros.trigger(f'{NODE}/start_episode')
+    assert not refused.success
+    assert 'not active' in refused.message
+    assert node.bring_up()
+    refused = ros.set_bool(f'{NODE}/stop_episode', True)
+    assert not refused.success
+    assert 'start one first' in refused.message
+    assert ros.trigger(f'{NODE}/start_episode').success
+    assert 'stop or discard' in ros.trigger(f'{NODE}/start_episode').message
+
+
+def test_deactivating_finishes_the_episode_with_success_unknown(ros, tmp_path: Path):
+    robot = Robot(ros)
+    node = ros.add(TrainingNode, folder=str(tmp_path))
+    assert node.bring_up()
+    robot.matched(ros)
+    ros.trigger(f'{NODE}/start_episode')
+    robot.tick(100_000_000)
+    ros.until(lambda: _received(node) == [1] * 5, 'one of each')
+    assert ros.transition(NODE, 'deactivate')
+    (episode,) = find_episodes(tmp_path)
+    assert EpisodeReader(episode).info.success is None
+
+
+def test_status_tells_counts(ros, tmp_path: Path):
+    robot = Robot(ros)
+    node = ros.add(TrainingNode, folder=str(tmp_path), status_period_s=0.05)
+    assert node.bring_up()
+    robot.matched(ros)
+    ros.trigger(f'{NODE}/start_episode')
+    robot.tick(100_000_000)
+    status = ros.listen(f'{NODE}/status', STATUS, latched(), raw=False)
+
+    def counted(messages):
+        values = {item.key: item.value for item in messages[-1].values} if messages else {}
+        return (
+            values.get('state') == 'recording'
+            and values.get('front/image_raw') == 'received 1, written 1, dropped 0'
+        )
+
+    status.wait_for(counted)
+
+
+def test_an_unusable_folder_is_a_refusal_and_not_a_crash(ros, tmp_path: Path):
+    (tmp_path / 'file').write_text('')
+    node = ros.add(TrainingNode, folder=str(tmp_path / 'file' / 'demos'))
+    assert node.bring_up()
+    refused = ros.trigger(f'{NODE}/start_episode')
+    assert not refused.success
+    assert 'cannot record into' in refused.message
+    assert not node._recorder.recording
