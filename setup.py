@@ -11,6 +11,7 @@ SHARED_FOLDERS = ('checkpoints', 'config', 'launch', 'urdf', 'worlds')
 STANDALONE = [
     # ROS 2 itself, as wheels: for a machine without a ROS 2 installation.
     'cv-bridge>=1.13',
+    'ros-builtin-interfaces>=2.3',
     'ros-diagnostic-msgs>=5.5',
     'ros-geometry-msgs>=5.5',
     'ros-lifecycle-msgs>=2.3',
@@ -32,20 +33,14 @@ TRAIN = [
     'transformers>=5.0,<6',
 ]
 SIM = [
-    'daqp>=0.7',
     'mink>=1.0',
     'mujoco>=3.3',
-    'qpsolvers>=4.4',
 ]
 TEST = [
     'hypothesis>=6.90',
     'pytest>=7.4,<9',
     'pytest-timeout>=2.2',
     'ruff>=0.9',
-]
-BENCH = [
-    'mcap-ros2-support>=0.5',
-    'psutil>=5.9',
 ]
 
 
@@ -79,11 +74,8 @@ setup(
     install_requires=[
         'setuptools',
         'jinja2>=3.1',
-        'matplotlib>=3.6',
-        'mcap>=1.2',
         'numpy>=1.24,<2.3',
         'opencv-python-headless>=4.6,<5',
-        'pillow>=10',
         'pyyaml>=6',
         'rich>=13',
         'rosbags>=0.11,<0.12',
@@ -95,8 +87,7 @@ setup(
         'train': TRAIN,
         'sim': SIM,
         'test': TEST,
-        'bench': BENCH,
-        'all': STANDALONE + TRAIN + SIM + TEST + BENCH,
+        'all': STANDALONE + TRAIN + SIM + TEST,
     },
     entry_points={
         'console_scripts': [

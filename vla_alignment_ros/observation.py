@@ -18,6 +18,7 @@ from vla_alignment_ros.embodiment import Embodiment, resolve_resource
 from vla_alignment_ros.errors import WireError
 from vla_alignment_ros.kinematics import ForwardKinematics
 
+EE_POSITION = ('ee_x', 'ee_y', 'ee_z')  # names of the hand's position within the state, m
 MAX_INSTRUCTION_CHARS = 512  # longer text is cut: no sentence for a robot needs more
 
 
@@ -70,7 +71,7 @@ class ObservationAssembler:
                 embodiment.base_link,
                 str(embodiment.ee_link),
             )
-            names += ['ee_x', 'ee_y', 'ee_z']
+            names += EE_POSITION
             names += [f'ee_r{row}{column}' for column in (1, 2) for row in (1, 2, 3)]
         self.state_names = tuple(names)
         self.state_dim = len(names)

@@ -7,6 +7,7 @@ from pathlib import Path
 import threading
 from typing import Any
 
+from demo_checkpoint import save_random_checkpoint
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 import pytest
@@ -15,16 +16,9 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from std_srvs.srv import SetBool, Trigger
-import torch
 
-from vla_alignment_ros.embodiment import Embodiment
-from vla_alignment_ros.encoders.language import build_tokenizer
 from vla_alignment_ros.nodes.qos import advertise, message_class, reliable
 from vla_alignment_ros.nodes.runtime import Spinner
-from vla_alignment_ros.observation import ObservationAssembler
-from vla_alignment_ros.policy.checkpoint import Calibration, Checkpoint, save_checkpoint
-from vla_alignment_ros.policy.model import ModelConfig, VlaModel
-from vla_alignment_ros.policy.normalizer import DataStatistics
 
 PATIENCE_S = 30.0
 
@@ -145,33 +139,5 @@ def ros(ros_domain: int) -> Iterator[Harness]:
 
 @pytest.fixture(scope='session')
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real checkpoint, tiny and with random weights; its gate lets everything pass."""
-    torch.manual_seed(0)
-    embodiment = Embodiment.load('tabletop')
-    names = list(ObservationAssembler(embodiment).state_names)
-    statistics = DataStatistics(
-        state_mean=[0.0] * len(names),
-        state_std=[1.0] * len(names),
-        action_low=[-0.02] * 6 + [0.0],
-        action_high=[0.02] * 6 + [1.0],
-        passthrough=[False] * 6 + [True],
-        keyframe_mean=[0.5, 0.0, 0.1],
-        keyframe_std=[0.1, 0.1, 0.05],
-    )
-    tokenizer = build_tokenizer(['pick up the red cube', 'push the blue ball to the left'])
-    config = ModelConfig(
-        cameras={c.name: (c.height, c.width) for c in embodiment.cameras},
-        state_dim=len(names),
-        position_index=tuple(names.index(name) for name in ('ee_x', 'ee_y', 'ee_z')),
-        vocabulary_size=tokenizer.get_vocab_size(),
-        horizon=4,
-        width=32,
-        heads=2,
-        language_layers=1,
-        decoder_layers=1,
-        pointers=2,
-    )
-    model = VlaModel(config, statistics).eval()
-    calibration = Calibration(slope=1.0, offset=0.0, go=0.0, hold=0.0)
-    made = Checkpoint(model, tokenizer, embodiment, statistics, calibration)
-    return save_checkpoint(made, tmp_path_factory.mktemp('checkpoint') / 'tiny')
+    """A real checkpoint, tiny and with random weights."""
+    return save_random_checkpoint(tmp_path_factory.mktemp('checkpoint') / 'tiny', willing=True)

@@ -22,23 +22,21 @@ PACKAGE = 'vla_alignment_ros'
 MANIFEST = ElementTree.parse(ROOT / 'package.xml').getroot()
 # what is imported -> its rosdep key and its name for pip, where these differ from it
 ROSDEP_KEYS = {
-    'PIL': 'python3-pil',
     'cv2': 'python3-opencv',
     'mujoco': 'python3-mujoco-pip',
-    'qpsolvers': 'python3-qpsolvers-pip',
     'rosbags': 'python3-rosbags-pip',
     'transformers': 'python3-transformers-pip',
 }
 PIP_NAMES = {
-    'PIL': 'pillow',
     'cv2': 'opencv-python-headless',
     'cv_bridge': 'cv-bridge',
-    'mcap_ros2': 'mcap-ros2-support',
     'sklearn': 'scikit-learn',
     'yaml': 'pyyaml',
 }
+# needed without being imported: by a library, or to build
+UNSEEN = {'setuptools', 'tensorboard'}
 # comes with another requirement, and only together with it
-WITH = {'builtin_interfaces': 'ros-rclpy', 'rcl_interfaces': 'ros-rclpy', 'rpyutils': 'ros-rclpy'}
+WITH = {'rcl_interfaces': 'ros-rclpy', 'rpyutils': 'ros-rclpy'}
 
 
 def pip_name(requirement: str) -> str:
@@ -137,8 +135,19 @@ def test_pip_brings_every_import_of_package_tests_and_bench(described):
     assert not missing, 'no extra of setup.py brings them'
 
 
+def test_nothing_is_asked_for_that_nobody_imports(described):
+    imported = {PIP_NAMES.get(name, name) for name in imported_packages(PACKAGE)}
+    extras = described['extras_require']
+    asked = [*described['install_requires'], *extras['train'], *extras['sim']]
+    assert {pip_name(requirement) for requirement in asked} <= imported | UNSEEN
+
+
 def test_ros_messages_are_declared_for_both_worlds(described):
-    ros = {name for name in imported_packages(PACKAGE) if name.endswith(('_msgs', '_srvs'))}
+    # imported, or named by a topic's type as in 'sensor_msgs/msg/Image'
+    sources = '\n'.join(p.read_text(encoding='utf-8') for p in (ROOT / PACKAGE).rglob('*.py'))
+    ros = set(re.findall(r"'(\w+)/(?:msg|srv|action)/\w+'", sources))
+    ros |= {name for name in imported_packages(PACKAGE) if name.endswith(('_msgs', '_srvs'))}
+    assert 'sensor_msgs' in ros
     assert ros <= dependencies('exec_depend')
     standalone = {pip_name(r) for r in described['extras_require']['standalone']}
     assert {f'ros-{name}'.replace('_', '-') for name in ros} <= standalone

@@ -59,6 +59,8 @@ def multi_positive_info_nce(
     if logits.shape != positives.shape:
         raise ConfigError(f'logits {tuple(logits.shape)} and positives {tuple(positives.shape)}')
     logits = logits.float()
+    if logits.numel() == 0:
+        return logits.sum()  # nothing to compare: zero, with a gradient path
     if ignore is not None:
         logits = logits.masked_fill(ignore & ~positives, float('-inf'))
     log_probability = F.log_softmax(logits, dim=1)
@@ -91,6 +93,8 @@ def hardest_triplet(
     positive or a negative do not count.
     """
     similarity = similarity.float()
+    if similarity.numel() == 0:
+        return similarity.sum()
     negatives = ~positives if ignore is None else ~positives & ~ignore
     hardest = similarity.masked_fill(~negatives, float('-inf')).amax(1)  # (B,)
     weakest = similarity.masked_fill(~positives, float('inf')).amin(1)  # (B,)

@@ -1,7 +1,9 @@
 """Three-way vision–language–action alignment with a fused(vision, language) ↔ action verifier.
 
 * vision ↔ language by late interaction: a sentence fits a scene as well as its best region does
-  (a soft maximum over image tokens), so the score answers "is what is named here?".
+  (a soft maximum over image tokens), so the score answers "is what is named here?". It is learnt
+  from approaches only: later the arm itself shows what it was told, and a score that reads the
+  arm would be high for whatever the arm happens to do.
 * fused(vision, language) ↔ action: "does this chunk do what was said, here?", with the other
   rows' actions as negatives and the same scene read with a *swapped* sentence as a hard one.
 * vision ↔ action and language ↔ action on pooled vectors close the triangle.
@@ -94,8 +96,9 @@ class VlaAlignment(AlignmentStrategy):
         # (B scenes, B sentences): the late interaction of every scene with every sentence
         interaction = torch.einsum('bne,me->bmn', regions, query)
         vl = soft_maximum(REGION_SHARPNESS * interaction) / REGION_SHARPNESS
+        early = inputs.approach
         pairs = {
-            'vl': (vl, group, None),
+            'vl': (vl[early][:, early], group[early][:, early], None),
             'va': (v @ a.T, own, group),
             'la': (l @ a.T, group, None),
         }
@@ -108,7 +111,7 @@ class VlaAlignment(AlignmentStrategy):
             losses[f'align_{name}'] = weight * contrast
             losses[f'triplet_{name}'] = weight * self.triplet_weight * hardest
         losses['align_vla'], diagnostics = self._verifier_loss(inputs, own)
-        diagnostics['vl_margin'] = _margin(vl.detach(), group)
+        diagnostics['vl_margin'] = _margin(vl.detach()[early], group[early])
         return AlignmentOutput(losses, diagnostics)
 
     def _verifier_loss(

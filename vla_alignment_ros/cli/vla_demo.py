@@ -121,9 +121,9 @@ def demo(options: Demo) -> int:
 def show_demonstrations(folder: Path, console: Console) -> None:
     """Record one episode of each task over ROS and print what is in the bags."""
     table = Table(box=None, pad_edge=False, header_style='bold')
-    table.add_column('bag')
+    table.add_column('bag', no_wrap=True)
     table.add_column('instruction')
-    for name in ('seconds', 'images', 'joint states', 'commands', 'MB', 'success'):
+    for name in ('s', 'images', 'commands', 'MB'):
         table.add_column(name, justify='right')
     with console.status('starting simulator, expert and recorder') as status:
         for path in record_over_ros(folder, demonstration_scenes(), _recording_client):
@@ -136,10 +136,8 @@ def show_demonstrations(folder: Path, console: Console) -> None:
                 info.instruction,
                 f'{info.duration_s:.1f}',
                 str(sum(counts[camera.topic] for camera in embodiment.cameras)),
-                str(counts[embodiment.joint_states_topic]),
                 str(min(counts[topic] for topic in embodiment.command_topics())),
                 f'{size / 1e6:.1f}',
-                'yes' if info.success else 'no',
             )
     console.print(table)
     console.print(f'bags: {folder}', highlight=False, soft_wrap=True)

@@ -22,6 +22,7 @@ from vla_alignment_ros.data.bag import EpisodeInfo, EpisodeReader, find_episodes
 from vla_alignment_ros.data.cache import build_cache, DatasetCache
 from vla_alignment_ros.embodiment import ACTION_DIM, Embodiment
 from vla_alignment_ros.errors import BagError, DatasetError
+from vla_alignment_ros.observation import EE_POSITION, ObservationAssembler
 
 SPLITS = ('train', 'val', 'all')
 CACHE_FOLDER = '.vla_cache'  # hidden, so that it is never searched for episodes
@@ -97,6 +98,8 @@ class DemonstrationDataset(Dataset):
             for name in ('keyframe_position', 'keyframe_gripper')
             if name in arrays
         }
+        names = ObservationAssembler(cache.embodiment).state_names
+        self._position = [names.index(n) for n in EE_POSITION if n in names]
         self._moving = _moving_dims(cache.embodiment)
 
     @property
@@ -155,6 +158,25 @@ class DemonstrationDataset(Dataset):
         if self._moving is not None:
             action[..., self._moving] *= mask[..., None]
         return action, mask
+
+    def approach(self) -> np.ndarray:
+        """Which samples (len,) bool come before the arm itself shows what it was told to do.
+
+        True while the hand has more than half of the way to the episode's first keyframe before
+        it; without keyframes, in the first quarter of the episode.
+        """
+        keyframe = self._keyframes.get('keyframe_position')
+        parts = []
+        for episode in self.episodes:
+            rows = slice(episode.start, episode.stop)
+            count = episode.stop - episode.start
+            if keyframe is None:
+                parts.append(np.arange(count) < max(1, count // 4))
+                continue
+            goal = keyframe[rows]
+            way = np.linalg.norm(self._state[rows][:, self._position] - goal, axis=1)
+            parts.append((goal == goal[0]).all(axis=1) & (way > 0.5 * way[0]))
+        return np.concatenate(parts)
 
     def statistics(self) -> DatasetStatistics:
         """Of this split: take those of 'train' for a normaliser, lest it knows the other one."""

@@ -32,13 +32,13 @@ from vla_alignment_ros.data.bag import EpisodeInfo, EpisodeReader
 from vla_alignment_ros.embodiment import ACTION_DIM, Embodiment
 from vla_alignment_ros.errors import BagError, ControlError, DatasetError, WireError
 from vla_alignment_ros.observation import (
+    EE_POSITION,
     normalize_instruction,
     Observation,
     ObservationAssembler,
 )
 
 COMMAND_MAX_AGE_PERIODS = 2.0
-_EE_POSITION = ('ee_x', 'ee_y', 'ee_z')
 
 
 @dataclass(frozen=True)
@@ -175,11 +175,11 @@ def keyframes(
     commands = index.actions[:, column] if column is not None else np.ones(len(index.actions))
     change = align.next_change(commands)[index.chunk_start]  # (T,) into actions
     gripper = commands[change].astype(np.float32)
-    if not set(_EE_POSITION) <= set(state_names):
+    if not set(EE_POSITION) <= set(state_names):
         return None, gripper
     # a change may fall on a dropped tick: the first sample at or after it stands for it
     row = np.searchsorted(index.chunk_start, change, side='left')
-    position = state[:, [state_names.index(name) for name in _EE_POSITION]]  # (T, 3)
+    position = state[:, [state_names.index(name) for name in EE_POSITION]]  # (T, 3)
     return position[np.minimum(row, len(index) - 1)].astype(np.float32), gripper
 
 

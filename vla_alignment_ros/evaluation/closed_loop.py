@@ -27,7 +27,7 @@ from vla_alignment_ros.evaluation.episode import (
     Stepped,
 )
 from vla_alignment_ros.evaluation.films import Film
-from vla_alignment_ros.evaluation.processes import NodeProcesses
+from vla_alignment_ros.evaluation.processes import NodeError, NodeProcesses
 from vla_alignment_ros.evaluation.results import EpisodeResult
 from vla_alignment_ros.observation import normalize_instruction
 
@@ -187,7 +187,10 @@ class ClosedLoopRunner:
         os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
         film_topic = FILM_TOPIC if config.film else None
         self._client = self._connect(processes.domain_id, processes.check, film_topic)
-        self._client.wait_until_ready(READY_S)
+        try:
+            self._client.wait_until_ready(READY_S)
+        except SimulationError as error:
+            raise NodeError(f'{error}:\n{processes.log_end(POLICY)}') from error
 
     def _close(self) -> None:
         client, self._client = self._client, None

@@ -33,8 +33,9 @@ def record_over_ros(
 ) -> Iterator[Path]:
     """Yield the folder of each bag as it is finished.
 
-    episodes: (split, seed) pairs. connect: makes the client from the nodes' domain, the
-    check that tells whether they still run, and the embodiment. Leaving the iterator early ends the processes too.
+    episodes: (split, seed) pairs. connect: makes the client from the nodes' domain, the check
+    that tells whether they still run, and the embodiment. Leaving the iterator early ends the
+    processes too.
     """
     with NodeProcesses(log_folder) as processes:
         processes.start(

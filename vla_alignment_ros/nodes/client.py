@@ -22,6 +22,11 @@ from vla_alignment_ros.nodes.qos import reliable
 
 SPIN_S = 0.1
 STATUS_DEPTH = 100
+_TRANSITIONS = {
+    Transition.TRANSITION_CONFIGURE: 'configure',
+    Transition.TRANSITION_ACTIVATE: 'activate',
+    Transition.TRANSITION_DEACTIVATE: 'deactivate',
+}
 
 
 class Client:
@@ -98,7 +103,7 @@ class Client:
         request = ChangeState.Request(transition=Transition(id=number))
         if not self.call(ChangeState, f'{node}/change_state', request, timeout_s).success:
             self._check()
-            raise SimulationError(f'{node} refused transition {number}; its log says why')
+            raise SimulationError(f'{node} could not {_TRANSITIONS.get(number, number)}')
 
     def configure(self, node: str, timeout_s: float) -> None:
         """Configure a lifecycle node that is not configured yet."""

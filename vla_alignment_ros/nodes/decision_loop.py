@@ -72,6 +72,7 @@ class DecisionLoop:
         self._assembler = ObservationAssembler(self.embodiment)
         self._silence_ns = round((config.watchdog_s or ARRIVAL_WATCHDOG_S) * 1e9)
         self._answered_ns: int | None = None  # stamp of the last observation decided on
+        self._answer: Command | None = None  # to it
         self._sent_ns = 0  # steady
         self._arrived_ns = 0  # steady
         self._serving = False
@@ -103,7 +104,7 @@ class DecisionLoop:
         self._answered_ns = None
         with self._sending:
             self._sent_ns = time.monotonic_ns()
-            self.last = None
+            self.last = self._answer = None
             self._serving = True
         with self._changed:
             self._changed.notify()
@@ -135,7 +136,7 @@ class DecisionLoop:
             if steady_ns - self._sent_ns < self._silence_ns:
                 return
             reason = self.buffer.hold_reason(steady_ns) or 'no new observation'
-            self._hold(now_ns, reason, alive=False)
+            self._hold(now_ns, reason, answers=False)
             return
         reason = self.buffer.hold_reason(steady_ns)
         if reason:
@@ -215,27 +216,27 @@ class DecisionLoop:
     def _fail(self, ts_ns: int, cause: str, reason: str) -> None:
         if self.causes.add(cause) == 1:
             self._log(f'no decision: {reason} (further ones are only counted)')
-        self._hold(ts_ns, reason, count=False)
+        self._emit(self.pipeline.hold(ts_ns, reason))
 
     # -- sending --------------------------------------------------------------------------------
 
-    def _hold(self, ts_ns: int, reason: str, alive: bool = True, count: bool = True) -> None:
-        if count:
-            self.causes.add('watchdog')
-        self._emit(self.pipeline.hold(ts_ns, reason), alive)
+    def _hold(self, ts_ns: int, reason: str, answers: bool = True) -> None:
+        self.causes.add('watchdog')
+        self._emit(self.pipeline.hold(ts_ns, reason), answers)
 
-    def _emit(self, command: Command, alive: bool = True) -> None:
+    def _emit(self, command: Command, answers: bool = True) -> None:
         with self._sending:  # so that nothing follows the hold of `stop`
             if not self._serving:
                 return
             self.last = command
-            if alive:
+            if answers:
+                self._answer = command
                 self._sent_ns = time.monotonic_ns()
             self._send(command)
 
     def _repeat(self) -> None:
-        """The same observation came again: its command was lost, so say it again."""
+        """Say the answer again: the same observation came again, so it was lost."""
         with self._sending:
-            if self._serving and self._config.on_arrival and self.last is not None:
+            if self._serving and self._config.on_arrival and self._answer is not None:
                 self._sent_ns = time.monotonic_ns()
-                self._send(self.last)
+                self._send(self._answer)

@@ -8,7 +8,6 @@ the reason is in the log and in `last_error`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 import traceback
 from typing import Any
 
@@ -17,7 +16,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from vla_alignment_ros.errors import VlaError
-from vla_alignment_ros.nodes.runtime import off_executor
+from vla_alignment_ros.nodes.runtime import ClosingError, off_executor, Worker
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
@@ -36,7 +35,7 @@ class ManagedNode(LifecycleNode):
         super().__init__(name, **kwargs)
         self.last_error = ''
         self._active = False
-        self._transitions = ThreadPoolExecutor(1, thread_name_prefix='transition')
+        self._transitions = Worker('transition')
         group = ReentrantCallbackGroup()
         for service in self.services:
             if service.srv_type is ChangeState:
@@ -73,7 +72,7 @@ class ManagedNode(LifecycleNode):
 
     def close(self) -> None:
         """Deactivate safely and free everything, while publishing still works."""
-        self._transitions.shutdown(wait=True)  # a transition under way ends first
+        self._transitions.close()  # a transition under way ends first
         self._guard('shutdown', self._shut_down)
 
     # -- transitions ----------------------------------------------------------------------------
@@ -139,6 +138,9 @@ class ManagedNode(LifecycleNode):
 
     def _off_executor(self, callback: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         async def change_state(request: Any, response: Any) -> Any:
-            return await off_executor(self, self._transitions, callback, request, response)
+            try:
+                return await off_executor(self, self._transitions, callback, request, response)
+            except ClosingError:
+                return response  # not successful
 
         return change_state

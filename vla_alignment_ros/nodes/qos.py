@@ -80,15 +80,20 @@ def subscribe_raw(
     msgtype: str,
     callback: Callable[[bytes], None],
     qos: QoSProfile,
+    overridable: bool = True,
 ) -> Subscription:
-    """Subscribe to the bytes of a topic; history, depth and reliability can be overridden."""
+    """Subscribe to the bytes of a topic.
+
+    overridable: whether `qos_overrides.` parameters may change history, depth and reliability.
+    """
+    options = QoSOverridingOptions.with_default_policies() if overridable else None
     return node.create_subscription(
         message_class(msgtype),
         topic,
         callback,
         qos,
         raw=True,
-        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        qos_overriding_options=options,
     )
 
 

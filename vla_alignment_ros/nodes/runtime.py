@@ -126,18 +126,40 @@ def _serve(factory: Callable[[], Node], stop: threading.Event) -> int:
         node.destroy_node()
 
 
-def off_executor(
-    node: Node, workers: ThreadPoolExecutor, function: Callable[..., Any], *args: Any
-) -> Future:
-    """Run a function in `workers`; the result can be awaited in a callback of `node`."""
+class ClosingError(VlaError):
+    """The node is ending and takes no more work."""
+
+
+class Worker:
+    """One thread for what must not run in a callback, in order; it can be closed at any time."""
+
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> WorkerFuture:
+        """Run a function in the thread; after `close` the answer is a ClosingError."""
+        try:
+            return self._pool.submit(function, *args)
+        except RuntimeError:  # callbacks may still come in while a node ends
+            late: WorkerFuture = WorkerFuture()
+            late.set_exception(ClosingError('the node is ending'))
+            return late
+
+    def close(self) -> None:
+        """Finish what was submitted, then end the thread."""
+        self._pool.shutdown(wait=True)
+
+
+def off_executor(node: Node, worker: Worker, function: Callable[..., Any], *args: Any) -> Future:
+    """Run a function in `worker`; the result can be awaited in a callback of `node`."""
     future = Future(executor=node.executor)
 
-    def finish(worker: WorkerFuture) -> None:
-        error = worker.exception()
+    def finish(done: WorkerFuture) -> None:
+        error = done.exception()
         if error is not None:
             future.set_exception(error)
         else:
-            future.set_result(worker.result())
+            future.set_result(done.result())
 
-    workers.submit(function, *args).add_done_callback(finish)
+    worker.submit(function, *args).add_done_callback(finish)
     return future

@@ -13,7 +13,7 @@ that `split` and `seed` name; the answer's message is its description in JSON.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 import json
 import sys
@@ -32,7 +32,7 @@ from vla_alignment_ros.nodes.diagnostics import Causes, ERROR, OK, status_messag
 from vla_alignment_ros.nodes.intake import CommandIntake, ReceivedCommand
 from vla_alignment_ros.nodes.parameters import Parameters, SimulatorParameters
 from vla_alignment_ros.nodes.qos import advertise, latched, RawPublishers, reliable, subscribe_raw
-from vla_alignment_ros.nodes.runtime import off_executor, run
+from vla_alignment_ros.nodes.runtime import off_executor, run, Worker
 from vla_alignment_ros.nodes.world_host import OVERVIEW_TOPIC, WorldHost
 
 
@@ -46,7 +46,7 @@ class SimulatorNode(Node):
         self.embodiment = Embodiment.load(chosen.embodiment)
         codec = make_codec(self.embodiment)
         self._causes = Causes()
-        self._world_thread = ThreadPoolExecutor(1, thread_name_prefix='world')
+        self._world_thread = Worker('world')
         self._host: WorldHost = self._world_thread.submit(self._make_host).result()
         # in lock-step a command is for this moment or for none
         self._intake = CommandIntake(
@@ -84,7 +84,7 @@ class SimulatorNode(Node):
     def close(self) -> None:
         """Free the renderer and the thread."""
         self._world_thread.submit(self._host.close)
-        self._world_thread.shutdown(wait=True)
+        self._world_thread.close()
 
     # -- in the executor's thread ---------------------------------------------------------------
 

@@ -9,7 +9,6 @@ it. Deactivating finishes a running episode with success unknown.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 import sys
@@ -40,7 +39,7 @@ from vla_alignment_ros.nodes.qos import (
     topic_qos,
 )
 from vla_alignment_ros.nodes.recording import EpisodeRecorder
-from vla_alignment_ros.nodes.runtime import off_executor, run
+from vla_alignment_ros.nodes.runtime import off_executor, run, Worker
 
 RECORDER_DEPTH = 50  # messages per topic that DDS keeps while callbacks are late
 
@@ -53,7 +52,7 @@ class TrainingNode(ManagedNode):
         self.settings = Parameters(self, TrainingParameters)
         self._recorder: EpisodeRecorder | None = None
         self._inputs: dict[str, Subscription] = {}
-        self._workers = ThreadPoolExecutor(1, thread_name_prefix='episode')
+        self._worker = Worker('episode')
         self._status = advertise(
             self, '~/status', 'diagnostic_msgs/msg/DiagnosticStatus', latched()
         )
@@ -76,7 +75,7 @@ class TrainingNode(ManagedNode):
 
     def close(self) -> None:
         """Finish what is being recorded and free everything."""
-        self._workers.shutdown(wait=True)
+        self._worker.close()
         super().close()
 
     # -- lifecycle ------------------------------------------------------------------------------
@@ -126,6 +125,7 @@ class TrainingNode(ManagedNode):
             embodiment.topics()[topic],
             partial(self._on_message, topic),
             matching_publishers(self, topic, wanted),
+            overridable=False,  # it follows the publishers instead
         )
 
     def _on_message(self, topic: str, raw: bytes) -> None:
@@ -141,7 +141,7 @@ class TrainingNode(ManagedNode):
     async def _serve(self, action: Callable[[Any], str], request: Any, response: Any) -> Any:
         """Answer a service from a worker: disks may take their time, callbacks may not."""
         try:
-            response.message = await off_executor(self, self._workers, action, request)
+            response.message = await off_executor(self, self._worker, action, request)
             response.success = True
         except VlaError as error:
             response.message = str(error)

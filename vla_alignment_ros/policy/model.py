@@ -164,7 +164,8 @@ class VlaModel(nn.Module):
         """Named, weighted losses and detached diagnostics of one batch.
 
         batch: images, state (B, S), ids (U, L) of the distinct sentences, sentence (B,) index
-        into them, group (B,), action (B, H, 7) physical, action_mask (B, H), keyframe (B, 3).
+        into them, group (B,), approach (B,) bool, action (B, H, 7) physical, action_mask (B, H),
+        keyframe (B, 3) m.
         """
         distinct = self.language(batch['ids'])
         row = batch['sentence']
@@ -191,6 +192,7 @@ class VlaModel(nn.Module):
                 swapped_from=order,
                 action=encoded,
                 group=batch['group'],
+                approach=batch['approach'],
             )
             output = self.alignment(inputs)
             for name, value in output.losses.items():

@@ -45,6 +45,8 @@ class BatchStream:
         batch: samples per process.
         seed: of the order.
         rank, world: this process and how many there are.
+        approach_share: share of each batch that is drawn from the approach alone
+            (`DemonstrationDataset.approach`); the rest from everything.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class BatchStream:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        approach_share: float = 0.0,
     ) -> None:
         self.dataset, self.batch, self.seed = dataset, batch, seed
         self.rank, self.world = rank, world
@@ -64,24 +67,41 @@ class BatchStream:
                 f'{len(dataset)} samples are fewer than one batch of {batch * world}; '
                 f'record more or lower optimizer.batch'
             )
+        self._approach = dataset.approach()  # (len,) bool
+        early = np.flatnonzero(self._approach)
+        count = round(batch * approach_share) if len(early) >= batch * world else 0
+        # (pool, samples per batch): each pool is shuffled and gone through on its own
+        self._pools = [(early, count), (np.arange(len(dataset)), batch - count)]
         self._ids = tokenize(tokenizer, dataset.instructions)  # (I, L)
         self._groups = torch.from_numpy(episode_groups(dataset))
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}  # pool -> epoch, order
 
     def indices(self, step: int) -> np.ndarray:
         """Which samples step `step` of this process takes."""
-        epoch, place = divmod(step, self.per_epoch)
-        if self._order[0] != epoch:
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
-            self._order = (epoch, order)
-        start = (place * self.world + self.rank) * self.batch
-        return self._order[1][start : start + self.batch]
+        chosen = [
+            self._draw(number, pool, count, step)
+            for number, (pool, count) in enumerate(self._pools)
+            if count
+        ]
+        return np.concatenate(chosen)
+
+    def _draw(self, number: int, pool: np.ndarray, count: int, step: int) -> np.ndarray:
+        """The `count` samples that a pool gives to a step of this process."""
+        per_epoch = len(pool) // (count * self.world)
+        epoch, place = divmod(step, per_epoch)
+        if self._orders.get(number, (-1, None))[0] != epoch:
+            order = np.random.default_rng([self.seed, number, epoch]).permutation(pool)
+            self._orders[number] = (epoch, order)
+        start = (place * self.world + self.rank) * count
+        return self._orders[number][1][start : start + count]
 
     def at(self, step: int) -> dict[str, Any]:
         """The batch of step `step`, as `VlaModel.forward` takes it."""
         # sorted: neighbours in a memory map are read together; the loss does not mind the order
-        samples = self.dataset.get_batch(np.sort(self.indices(step)))
-        return collate(samples, self._ids, self._groups)
+        indices = np.sort(self.indices(step))
+        batch = collate(self.dataset.get_batch(indices), self._ids, self._groups)
+        batch['approach'] = torch.from_numpy(self._approach[indices])
+        return batch
 
     def iterate(self, first: int, last: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """(step, batch) for first ≤ step < last, the next one prepared in the background."""

@@ -77,6 +77,9 @@ class OptimizerConfig:
     """Gradient norm is clipped to this."""
     ema: float = 0.998
     """Decay of the averaged weights that are evaluated and saved."""
+    approach_share: float = 0.5
+    """Share of each batch from the first half of the way to the first keyframe, where only the
+    words tell where to go."""
     keyframe_weight: float = 1.0
     """Weight of the keyframe loss."""
     word_dropout: float = 0.03

@@ -30,7 +30,7 @@ from vla_alignment_ros.data.dataset import DemonstrationDataset, load_dataset
 from vla_alignment_ros.embodiment import package_path
 from vla_alignment_ros.encoders.language import build_tokenizer
 from vla_alignment_ros.errors import CheckpointError, ConfigError
-from vla_alignment_ros.observation import ObservationAssembler
+from vla_alignment_ros.observation import EE_POSITION, ObservationAssembler
 from vla_alignment_ros.policy.checkpoint import Calibration, Checkpoint, save_checkpoint
 from vla_alignment_ros.policy.model import ModelConfig, VlaModel
 from vla_alignment_ros.policy.normalizer import DataStatistics
@@ -80,8 +80,9 @@ class Trainer:
         self.model = VlaModel(self._model_config(), self.statistics)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.stream = BatchStream(
-            self.train_set, self.tokenizer, o.batch, config.seed, rank, world
-        )
+            self.train_set, self.tokenizer, o.batch, config.seed, rank, world,
+            approach_share=o.approach_share,
+        )  # fmt: skip
         validation_batch = min(o.batch, len(self.val_set))
         self.validation = BatchStream(self.val_set, self.tokenizer, validation_batch, config.seed)
         optimizer = torch.optim.AdamW(
@@ -97,7 +98,7 @@ class Trainer:
     def _model_config(self) -> ModelConfig:
         assembler = ObservationAssembler(self.train_set.embodiment)
         names = assembler.state_names
-        position = [names.index(n) for n in ('ee_x', 'ee_y', 'ee_z') if n in names]
+        position = [names.index(n) for n in EE_POSITION if n in names]
         m, a = self.config.model, self.config.alignment
         return ModelConfig(
             cameras={c.name: (c.height, c.width) for c in self.train_set.embodiment.cameras},

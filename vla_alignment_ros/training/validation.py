@@ -15,6 +15,7 @@ from vla_alignment_ros.policy.model import FAR_M, VlaModel
 from vla_alignment_ros.training.batches import BatchStream
 
 FALSE_HOLD = 0.01  # share of matched moments that may fall below the hold threshold
+GO_MISSED = 0.03  # share of matched approaches that may fall below the go threshold
 
 
 @torch.no_grad()
@@ -25,14 +26,14 @@ def validate(
 
     Returns metrics: `action_l1` (normalised, of the deterministic chunk), `gripper_accuracy`,
     `keyframe_mm` and `keyframe_within_3cm` (horizontal error
-    where the hand is still far from it), `vl_auroc` (a scene's own sentence against one of
-    another group from the same batch), `swap_sensitivity` (mean change of the first action when
+    where the hand is still far from it), `vl_auroc` (an approach's own sentence against one
+    of another group from the same batch), `swap_sensitivity` (mean change of the first action when
     the sentence is swapped, in units of the mean action size).
     """
     model.eval()
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, list[float]] = {}
-    matched, mismatched = [], []
+    everywhere, matched, mismatched = [], [], []
     for step in range(min(batches, stream.per_epoch)):
         batch = to_device(stream.at(step), device)
         row = batch['sentence']
@@ -65,22 +66,31 @@ def validate(
             sums.setdefault(name, []).append(float(value))
         own = model.alignment.vision_language(scene.vision, scene.language)
         wrong = model.alignment.vision_language(scene.vision, swapped_scene.language)
-        matched.append(own.float().cpu().numpy())
-        mismatched.append(wrong.float()[differs].cpu().numpy())
+        early = batch['approach']
+        everywhere.append(own.float().cpu().numpy())
+        matched.append(own.float()[early].cpu().numpy())
+        mismatched.append(wrong.float()[differs & early].cpu().numpy())
     metrics = {name: float(np.mean(values)) for name, values in sums.items()}
     good, bad = np.concatenate(matched), np.concatenate(mismatched)
-    calibration = calibrate(good, bad)
-    if len(bad):
+    calibration = calibrate(good, bad, np.concatenate(everywhere))
+    if len(good) and len(bad):
         labels = np.r_[np.ones(len(good)), np.zeros(len(bad))]
         metrics['vl_auroc'] = float(roc_auc_score(labels, np.r_[good, bad]))
     return metrics, calibration
 
 
-def calibrate(matched: np.ndarray, mismatched: np.ndarray) -> Calibration:
-    """Platt scaling and gate thresholds from raw scores of matched and mismatched pairs.
+def calibrate(
+    matched: np.ndarray, mismatched: np.ndarray, everywhere: np.ndarray
+) -> Calibration:
+    """Platt scaling and gate thresholds from raw scores.
 
-    `hold` is the probability that FALSE_HOLD of the matched moments fall below; `go` lies
-    half-way from there to the probability that 5 % of them fall below.
+    Args:
+        matched, mismatched: scores of scenes with their own and with another sentence, during
+            approaches, where the gate decides whether to begin.
+        everywhere: scores of matched pairs at any moment, where the gate must not stop the arm.
+
+    `go` is the probability under which GO_MISSED of the matched approaches fall, `hold` the one
+    under which FALSE_HOLD of all matched moments fall (never above `go`).
     """
     if len(matched) < 2 or len(mismatched) < 2:
         return Calibration()
@@ -88,9 +98,12 @@ def calibrate(matched: np.ndarray, mismatched: np.ndarray) -> Calibration:
     labels = np.r_[np.ones(len(matched)), np.zeros(len(mismatched))]
     fit = LogisticRegression(class_weight='balanced', C=1e4).fit(scores, labels)
     slope, offset = float(fit.coef_[0, 0]), float(fit.intercept_[0])
-    probability = 1 / (1 + np.exp(-(slope * matched + offset)))
-    hold, five = np.quantile(probability, [FALSE_HOLD, 0.05])
-    return Calibration(slope, offset, go=float((hold + five) / 2), hold=float(hold))
+
+    def quantile(raw: np.ndarray, share: float) -> float:
+        return float(np.quantile(1 / (1 + np.exp(-(slope * raw + offset))), share))
+
+    go = quantile(matched, GO_MISSED)
+    return Calibration(slope, offset, go=go, hold=min(go, quantile(everywhere, FALSE_HOLD)))
 
 
 def _rows(features: LanguageFeatures, row: torch.Tensor) -> LanguageFeatures:

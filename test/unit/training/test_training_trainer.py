@@ -200,14 +200,15 @@ def test_logit_scales_norms_and_biases_do_not_decay(demos, tmp_path):
 def test_calibration_separates_and_orders_the_thresholds():
     rng = np.random.default_rng(0)
     matched, mismatched = rng.normal(0.6, 0.1, 4000), rng.normal(0.1, 0.1, 4000)
-    c = calibrate(matched, mismatched)
+    c = calibrate(matched, mismatched, np.r_[matched, rng.normal(0.5, 0.1, 4000)])
 
     def probability(score):
         return 1 / (1 + np.exp(-(c.slope * score + c.offset)))
 
     assert probability(0.6) > 0.9 > 0.1 > probability(0.1)
     assert c.hold <= c.go
-    assert np.mean(probability(matched) < c.hold) == pytest.approx(0.01, abs=0.003)
+    assert np.mean(probability(matched) < c.go) == pytest.approx(0.03, abs=0.005)
+    assert np.mean(probability(matched) < c.hold) < 0.01
 
 
 def test_config_refuses_unknown_keys_and_wrong_types(tmp_path):

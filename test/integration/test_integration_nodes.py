@@ -1,0 +1,136 @@
+"""Nodes as processes: they find each other, act, and end cleanly when asked to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import signal
+import subprocess
+import sys
+
+from demo_checkpoint import save_random_checkpoint
+import numpy as np
+import pytest
+
+from vla_alignment_ros import wire
+from vla_alignment_ros.nodes.client import Client
+from vla_alignment_ros.nodes.qos import reliable, subscribe_raw
+
+EXIT_S = 30.0
+
+
+class Processes:
+    """Nodes of this package, each in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.running: dict[str, subprocess.Popen] = {}
+
+    def start(self, name: str, **parameters: object) -> None:
+        arguments = [f'{key}:={value}' for key, value in parameters.items()]
+        command = [sys.executable, '-m', f'vla_alignment_ros.nodes.{name}', '--ros-args']
+        for argument in arguments:
+            command += ['-p', argument]
+        with (self._folder / f'{name}.log').open('wb') as log:
+            self.running[name] = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def check(self) -> None:
+        for name, process in self.running.items():
+            assert process.poll() is None, f'{name} ended early:\n{self.log(name)}'
+
+    def log(self, name: str) -> str:
+        return (self._folder / f'{name}.log').read_text()
+
+    def end(self, name: str, number: int) -> int:
+        process = self.running.pop(name)
+        process.send_signal(number)
+        try:
+            return process.wait(EXIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(f'{name} did not end:\n{self.log(name)}') from None
+
+    def close(self) -> None:
+        for process in self.running.values():
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random_checkpoint(tmp_path_factory.mktemp('checkpoint') / 'tiny', willing=True)
+
+
+@pytest.fixture
+def processes(ros_domain: int, tmp_path: Path):
+    made = Processes(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(ros_domain: int, processes: Processes):
+    made = Client('test_client', ros_domain, processes.check)
+    yield made
+    made.close()
+
+
+@pytest.mark.timeout(180)
+def test_nodes_run_and_end_with_exit_code_zero(processes, client, checkpoint, tmp_path):
+    processes.start('simulator_node', lockstep=True, publish_instruction=True, split='seen')
+    processes.start('expert_node')
+    processes.start('training_node', folder=str(tmp_path / 'demos'))
+    processes.start('policy_node', checkpoint=str(checkpoint))
+    for node in ('training_node', 'policy_node'):
+        client.configure(node, timeout_s=90.0)
+        client.activate(node)
+    done: list[bytes] = []
+    subscribe_raw(
+        client.node, 'simulator_node/success', 'std_msgs/msg/Bool', done.append, reliable()
+    )
+    client.until(lambda: done, 'the simulator')
+    numbers = dict.fromkeys(list(processes.running), signal.SIGINT)
+    numbers['training_node'] = signal.SIGTERM
+    for name, number in numbers.items():
+        code = processes.end(name, number)
+        assert code == 0, f'{name} ended with {code}:\n{processes.log(name)}'
+
+
+@pytest.mark.timeout(120)
+def test_an_interrupted_policy_leaves_the_arm_held(processes, client, checkpoint):
+    twists: list[bytes] = []
+    subscribe_raw(
+        client.node,
+        'servo/delta_twist_cmds',
+        'geometry_msgs/msg/TwistStamped',
+        lambda raw: twists.append(bytes(raw)),
+        reliable(1000),
+    )
+    processes.start(
+        'policy_node',
+        checkpoint=str(checkpoint),
+        autostart=True,
+        act_on_arrival=True,
+        **{'gate.enabled': False},
+    )
+    processes.start('simulator_node', lockstep=True, publish_instruction=True)
+    client.until(lambda: len(twists) > 3 and _moves(twists[-1]), 'motion')
+    processes.running['policy_node'].send_signal(signal.SIGINT)
+    client_check, client._check = client._check, lambda: None
+    client.until(lambda: not _moves(twists[-1]), 'the hold')
+    client._check = client_check
+    assert processes.running.pop('policy_node').wait(EXIT_S) == 0
+    assert not _moves(twists[-1])
+
+
+def test_a_parameter_that_is_not_allowed_ends_the_process_with_the_reason(processes):
+    processes.start('simulator_node', split='nowhere')
+    assert processes.running.pop('simulator_node').wait(EXIT_S) == 1
+    assert 'allowed: train, val, seen' in processes.log('simulator_node')
+
+
+def _moves(raw: bytes) -> bool:
+    sample = wire.decode_twist_stamped(raw)
+    return bool(np.any(sample.linear) or np.any(sample.angular))
