@@ -41,7 +41,9 @@ def run(settings: BenchSettings) -> Row:
         rounds=settings.size(5, 1),
         warm_up=0,
     )
-    ratios = {how: peaks[f'{how} large'].p50 / peaks[f'{how} small'].p50 for how in (STREAM, DATASET)}
+    ratios = {
+        how: peaks[f'{how} large'].p50 / peaks[f'{how} small'].p50 for how in (STREAM, DATASET)
+    }
     worse = max(ratios, key=ratios.__getitem__)
     return Row(
         key='P10',

@@ -13,8 +13,9 @@ import numpy as np
 from vla_alignment_ros import wire
 from vla_alignment_ros.control.codecs import make_codec
 from vla_alignment_ros.data.bag import EpisodeWriter
-from vla_alignment_ros.embodiment import Embodiment
+from vla_alignment_ros.embodiment import Embodiment, resolve_resource
 from vla_alignment_ros.encoders.language import MASK, PAD, UNKNOWN
+from vla_alignment_ros.kinematics import ForwardKinematics
 from vla_alignment_ros.policy.policy import Policy
 
 START_NS = 1_000_000_000
@@ -37,9 +38,36 @@ def sensor_messages(
         raw[camera.topic] = wire.encode_image(pixels, ts_ns, camera.name)
     gripper = embodiment.gripper
     names = (*embodiment.joint_names, gripper.joint)
-    position = np.append(rng.uniform(-0.5, 0.5, len(embodiment.joint_names)), gripper.open_position)
+    position = np.append(_joints(embodiment), gripper.open_position)
     raw[embodiment.joint_states_topic] = wire.encode_joint_state(ts_ns, names, position)
     return raw
+
+
+_JOINTS: dict[str, np.ndarray] = {}
+
+
+def _joints(embodiment: Embodiment) -> np.ndarray:
+    """Joint positions (rad) with the hand well inside the workspace, where nothing is clipped."""
+    key = embodiment.digest()
+    if key not in _JOINTS:
+        _JOINTS[key] = _search(embodiment)
+    return _JOINTS[key]
+
+
+def _search(embodiment: Embodiment) -> np.ndarray:
+    count, spec = len(embodiment.joint_names), embodiment.action
+    if embodiment.urdf is None or spec.workspace_low is None:
+        return np.zeros(count)
+    where = ForwardKinematics(
+        resolve_resource(embodiment.urdf),
+        embodiment.joint_names,
+        embodiment.base_link,
+        str(embodiment.ee_link),
+    )
+    low, high = np.array(spec.workspace_low), np.array(spec.workspace_high)
+    middle, rng = (low + high) / 2, np.random.default_rng(0)
+    tries = rng.uniform(-1.5, 1.5, (2000, count))
+    return min(tries, key=lambda joints: np.abs((where(joints)[0] - middle) / (high - low)).max())
 
 
 def sentences(policy: Policy, count: int, words: int = 8) -> list[str]:

@@ -91,7 +91,11 @@ run_logged() {  # run_logged WHAT COMMAND...: output into the log, a sign of lif
 export PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 pip=("$VENV/bin/python" -m pip install --progress-bar off -c constraints.txt)
 : >"$LOG"
-say 'installing into .venv: once, a few minutes, about 3 GB of disk'
+if [ -s "$STAMP" ]; then
+  say 'setup.py, setup.cfg or constraints.txt has changed: updating .venv'
+else
+  say 'installing into .venv: once, a few minutes, about 3 GB of disk'
+fi
 run_logged 'installer' "${pip[@]}" pip setuptools wheel
 # No build isolation: the package builds with the setuptools just pinned, nothing else is fetched.
 run_logged 'packages' "${pip[@]}" --no-build-isolation --use-pep517 -e ".[$EXTRAS]"

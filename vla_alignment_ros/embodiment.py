@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from vla_alignment_ros.calibration import Pinhole
 from vla_alignment_ros.errors import EmbodimentError
 from vla_alignment_ros.resources import package_path as package_path
 from vla_alignment_ros.resources import resolve_resource as resolve_resource
@@ -62,6 +63,7 @@ class Camera:
     width: int
     height: int
     compressed: bool = False  # True: the topic carries sensor_msgs/CompressedImage
+    calibration: Pinhole | None = None  # where it is, if fixed and calibrated
 
     def __post_init__(self) -> None:
         _normalise(self, 'camera')
@@ -215,6 +217,7 @@ class Embodiment:
 
 
 _NESTED = {'gripper': Gripper, 'action': ActionSpec, 'command': CommandSpec}
+_OPTIONAL = {'calibration': Pinhole}
 _MAPPINGS = ('topics', 'max_age_s')
 
 
@@ -249,6 +252,8 @@ def _value(key: str, value: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise EmbodimentError('cameras must be a list')
         return tuple(_build(Camera, item, f'cameras[{i}]') for i, item in enumerate(value))
+    if key in _OPTIONAL:
+        return None if value is None else _build(_OPTIONAL[key], value, f'{where}.{key}')
     if key in _NESTED:
         return _build(_NESTED[key], value, key)
     if key in _MAPPINGS:

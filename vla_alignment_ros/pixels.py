@@ -7,6 +7,7 @@ big-endian data. cv_bridge gets what is left, with its rows packed and in native
 
 from __future__ import annotations
 
+import struct
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,6 +46,8 @@ _BAYER = {
     'bayer_grbg': cv2.COLOR_BayerGB2RGB,
 }
 _DEPTH = ('16UC1', '32FC1', '64FC1')
+_STAMP_AND_LENGTH, _PAIR = struct.Struct('<iII'), struct.Struct('<II')
+_RGB8 = struct.pack('<I5s', 5, b'rgb8')
 
 
 def to_rgb(
@@ -89,6 +92,32 @@ def to_rgb(
     if image.shape != (height, width, 3) or image.dtype != np.uint8:
         raise WireError(f'image encoding {encoding!r} gave {image.dtype} {image.shape}, not RGB')
     return image
+
+
+def unpadded_rgb8(raw: bytes) -> tuple[int, str, np.ndarray] | None:
+    """Stamp (ns), frame and pixels of the CDR bytes of the commonest image; None for any others.
+
+    The general way gives the same at four times the cost. The pixels are a read-only view.
+    """
+    try:
+        sec, nanosec, length = _STAMP_AND_LENGTH.unpack_from(raw, 4)
+        end = 16 + length
+        frame_id = str(raw[16 : end - 1], 'utf-8')
+        place = (end + 3) & ~3
+        height, width = _PAIR.unpack_from(raw, place)
+        if raw[1] != 1 or end == 16 or raw[place + 8 : place + 17] != _RGB8:
+            return None
+        place = (place + 21) & ~3  # behind is_bigendian
+        step, size = _PAIR.unpack_from(raw, place)
+    except (struct.error, UnicodeDecodeError, IndexError):
+        return None
+    data = place + 8
+    sound = 0 < height <= MAX_IMAGE_SIDE and 0 < width <= MAX_IMAGE_SIDE and step == 3 * width
+    if not sound or size != height * step or size > len(raw) - data:
+        return None
+    image = np.frombuffer(raw, np.uint8, size, data).reshape(height, width, 3)
+    image.flags.writeable = False
+    return sec * 1_000_000_000 + nanosec, frame_id, image
 
 
 def _pixels(

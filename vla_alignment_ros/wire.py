@@ -20,7 +20,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import get_typestore, Stores
 
 from vla_alignment_ros.errors import WireError
-from vla_alignment_ros.pixels import decompress_rgb, MAX_IMAGE_SIDE, to_rgb
+from vla_alignment_ros.pixels import decompress_rgb, MAX_IMAGE_SIDE, to_rgb, unpadded_rgb8
 
 _STORE = get_typestore(Stores.ROS2_JAZZY)
 _TYPES = _STORE.types
@@ -94,13 +94,11 @@ def decode(raw: bytes, msgtype: str) -> Any:
     try:
         definition = _STORE.get_msgdef(msgtype)
         read = definition.deserialize_cdr_le if raw[1] else definition.deserialize_cdr_be
-        message, end = read(memoryview(raw)[4:], 0, definition.cls, _STORE)
+        message, _ = read(memoryview(raw)[4:], 0, definition.cls, _STORE)
     except (SerdeError, struct.error, UnicodeDecodeError, ValueError, IndexError) as error:
         raise WireError(f'broken {msgtype} of {len(raw)} bytes: {error}') from error
     except KeyError as error:
         raise WireError(f'message type {msgtype!r} is not known here') from error
-    if end > len(raw) - 4:
-        raise WireError(f'broken {msgtype} of {len(raw)} bytes: {end + 4} are needed')
     return message
 
 
@@ -125,6 +123,8 @@ def decode_image(raw: bytes) -> ImageFrame:
     rgb8 is a zero-copy read-only view; bgr8 and mono8 are views too (reversed, broadcast). Depth
     (16UC1, 32FC1) is refused, because a depth image has no colour.
     """
+    if (found := unpadded_rgb8(raw)) is not None:
+        return ImageFrame(*found)
     msg = decode(raw, 'sensor_msgs/msg/Image')
     height, width, step = msg.height, msg.width, msg.step
     if not (0 < height <= MAX_IMAGE_SIDE and 0 < width <= MAX_IMAGE_SIDE):

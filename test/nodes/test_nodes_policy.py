@@ -13,6 +13,7 @@ from vla_alignment_ros.control.codecs import make_codec
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.nodes.policy_node import CHUNK_TOPIC, PolicyNode, SCORE_TOPIC, SCORES
 from vla_alignment_ros.nodes.qos import latched
+from vla_alignment_ros.nodes.simulator_node import SimulatorNode
 
 NODE = 'policy_node'
 TWIST, GRIPPER = 'servo/delta_twist_cmds', 'gripper/command'
@@ -176,6 +177,38 @@ def test_at_the_control_rate_the_arm_stops_when_a_source_falls_silent(
     assert not _moves(wire.decode_twist_stamped(node._loop.last.messages[TWIST]))
     count = len(robot.twists.messages)
     robot.twists.wait_for(lambda raws: len(raws) > count + 2)  # the hold goes on being said
+
+
+def test_on_arrival_the_arm_stops_when_everything_falls_silent(ros, checkpoint):
+    robot, node = _start(ros, checkpoint, act_on_arrival=True, watchdog_s=0.5)
+    robot.say()
+    for step in range(3):
+        robot.show(T0 + step * STEP)
+        assert _moves(robot.twist(T0 + step * STEP))
+    robot.twists.wait_for(lambda raws: len(raws) > 5)  # nothing was shown since
+    assert not _moves(wire.decode_twist_stamped(robot.twists.messages[-1]))
+    assert 'old' in node._loop.last.reason
+
+
+def test_in_simulated_time_commands_keep_the_rate_of_the_simulation(ros, checkpoint):
+    ros.add(SimulatorNode, real_time_factor=3.0, publish_instruction=True)
+    ros.nodes[-1].begin()
+    robot = Robot(ros)
+    node = ros.add(
+        PolicyNode,
+        checkpoint=str(checkpoint),
+        use_sim_time=True,
+        watchdog_s=1.0,
+        **{'gate.enabled': False},
+    )
+    assert node.bring_up()
+    moving = robot.twists.wait_for(
+        lambda raws: len(raws) > 20 and any(map(_moves, map(wire.decode_twist_stamped, raws)))
+    )
+    assert moving
+    stamps = robot.stamps()
+    assert max(stamps) < 1e12  # simulated seconds, not the time since 1970
+    assert np.median(np.diff(stamps)) == pytest.approx(1e8, rel=0.3)
 
 
 def test_deactivating_ends_with_a_hold_and_then_silence(ros, checkpoint):

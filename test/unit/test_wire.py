@@ -327,7 +327,8 @@ def test_a_png_that_lies_about_a_chunk_or_its_size_does_not_reach_the_decoder(mo
 
     monkeypatch.setattr(cv2, 'imdecode', too_late)
     png = bytearray(cv2.imencode('.png', np.zeros((3, 5, 3), np.uint8))[1].tobytes())
-    places = [8, 16, 20, 33]  # length of IHDR, width, height, length of the next chunk
+    # length of IHDR, width, height, length of the next chunk, length of IEND
+    places = [8, 16, 20, 33, len(png) - 12]
     for place in places:
         lie = bytes(png[:place]) + b'\x7f\xff\xff\xf0' + bytes(png[place + 4 :])
         with pytest.raises(WireError, match='truncated|impossibly large'):

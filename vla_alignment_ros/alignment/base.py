@@ -30,6 +30,7 @@ class AlignmentInputs:
     swapped_from: torch.Tensor | None  # (B,) the row that sentence came from
     action: torch.Tensor  # (B, D) encoded ground-truth chunk
     group: torch.Tensor  # (B,) id of the sentence's paraphrase group
+    referent: torch.Tensor  # (B,) id of what the sentence names; equal: same thing, any task
     approach: torch.Tensor  # (B,) bool: the arm does not show yet what it was told
 
 

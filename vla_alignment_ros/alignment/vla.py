@@ -1,8 +1,9 @@
 """Three-way vision–language–action alignment with a fused(vision, language) ↔ action verifier.
 
 * vision ↔ language by late interaction: a sentence fits a scene as well as its best region does
-  (a soft maximum over image tokens), so the score answers "is what is named here?". It is learnt
-  from approaches only: later the arm itself shows what it was told, and a score that reads the
+  (a soft maximum over image tokens), so the score answers "is what is named here?". Sentences
+  that name the same thing are each other's positives whatever is to be done with it, and
+  approaches count most: later the arm itself shows what it was told, and a score that reads the
   arm would be high for whatever the arm happens to do.
 * fused(vision, language) ↔ action: "does this chunk do what was said, here?", with the other
   rows' actions as negatives and the same scene read with a *swapped* sentence as a hard one.
@@ -30,7 +31,7 @@ from vla_alignment_ros.encoders.language import LanguageFeatures
 from vla_alignment_ros.encoders.vision import VisionFeatures
 
 # one chunk of a few steps tells little of which sentence it serves, so these two only steady
-PAIR_WEIGHTS = {'vl': 1.0, 'va': 0.3, 'la': 0.3}
+PAIR_WEIGHTS = {'vl': 1.0, 'vl_late': 0.3, 'va': 0.3, 'la': 0.3}
 REGION_SHARPNESS = 20.0  # of the soft maximum over image tokens, on cosines
 
 
@@ -97,21 +98,23 @@ class VlaAlignment(AlignmentStrategy):
         interaction = torch.einsum('bne,me->bmn', regions, query)
         vl = soft_maximum(REGION_SHARPNESS * interaction) / REGION_SHARPNESS
         early = inputs.approach
+        named = same_group(inputs.referent, inputs.referent)  # (B, B)
         pairs = {
-            'vl': (vl[early][:, early], group[early][:, early], None),
+            'vl': (vl[early][:, early], named[early][:, early], None),
+            'vl_late': (vl, named, None),
             'va': (v @ a.T, own, group),
             'la': (l @ a.T, group, None),
         }
         losses = {}
         for name, (similarity, positives, ignore) in pairs.items():
-            scale = self.scales[name]()
+            scale = self.scales[name.split('_')[0]]()
             weight = PAIR_WEIGHTS[name]
             contrast = symmetric_info_nce(scale * similarity, positives, ignore)
             hardest = hardest_triplet(similarity, positives, self.margin, ignore)
             losses[f'align_{name}'] = weight * contrast
             losses[f'triplet_{name}'] = weight * self.triplet_weight * hardest
         losses['align_vla'], diagnostics = self._verifier_loss(inputs, own)
-        diagnostics['vl_margin'] = _margin(vl.detach()[early], group[early])
+        diagnostics['vl_margin'] = _margin(vl.detach()[early], named[early])
         return AlignmentOutput(losses, diagnostics)
 
     def _verifier_loss(

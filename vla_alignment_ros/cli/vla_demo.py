@@ -63,7 +63,7 @@ class Full:
 
     out: Path = Path('runs/full')
     """Folder for demonstrations, training run, figures and report."""
-    demonstrations: int = 3000
+    demonstrations: int = 2700
     """Episodes that the expert demonstrates, scene numbers 0, 1, 2, …; about 2 a second and
     core, 4 MB each."""
     steps: int = 7000

@@ -12,6 +12,7 @@ from typing import Annotated
 import torch
 import tyro
 
+from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ConfigError, VlaError
 from vla_alignment_ros.training.config import TrainConfig
 from vla_alignment_ros.training.state import STATE_FILE
@@ -32,6 +33,9 @@ class Options:
     """Folder of this run."""
     config: Path | None = None
     """YAML file with settings (config/train/*.yaml); flags win over it."""
+    embodiment: str | None = None
+    """Name or YAML file of the embodiment to read the bags with, instead of the one inside them
+    (to add a calibration, say)."""
     resume: bool = False
     """Go on from OUT's saved state, if there is one."""
     train: Annotated[TrainConfig, tyro.conf.arg(name='')] = field(default_factory=TrainConfig)
@@ -53,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
                 f'or choose another --out'
             )
         torch.set_num_threads(options.train.threads or 1)
-        trainer = Trainer(options.train, list(options.data), options.out)
+        given = None if options.embodiment is None else Embodiment.load(options.embodiment)
+        trainer = Trainer(options.train, list(options.data), options.out, given)
         if options.train.threads == 0:
             print(f'torch threads: {fastest_threads(trainer)}')
         path = trainer.run(resume=options.resume)

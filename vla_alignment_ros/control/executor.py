@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from vla_alignment_ros.control.codecs import GRIPPER
@@ -120,4 +122,4 @@ class ChunkExecutor:
         return max(0, len(newest.actions) - max(0, self._row(newest, now_ns)))
 
     def _row(self, chunk: ActionChunk, now_ns: int) -> int:
-        return int(np.floor((now_ns - chunk.ts_ns) / self._period_ns + 0.5))
+        return math.floor((now_ns - chunk.ts_ns) / self._period_ns + 0.5)

@@ -33,7 +33,6 @@ from vla_alignment_ros.observation import normalize_instruction
 
 POLICY, SIMULATOR = 'policy_node', 'simulator_node'
 NODES = 'vla_alignment_ros.nodes'
-FILM_TOPIC = f'{SIMULATOR}/overview/image_raw'
 WATCHDOG_S = 60.0
 ATTEMPTS = 3
 READY_S = 120.0  # importing torch and loading a checkpoint on a busy machine
@@ -152,7 +151,7 @@ class ClosedLoopRunner:
 
     def _shoot(self, film: Film, step: int, ts_ns: int) -> None:
         """Add the frame of that stamp, if films are wanted and it came (frames may be lost)."""
-        raw = self._client.frame(ts_ns)
+        raw = self._client.frame(ts_ns) if self.config.film else None
         if raw is not None:
             film.add(step, wire.decode_image(raw).image)
 
@@ -185,7 +184,7 @@ class ClosedLoopRunner:
         )
         # this process joins the same domain; rclpy reads the range when it starts
         os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-        film_topic = FILM_TOPIC if config.film else None
+        film_topic = config.embodiment.cameras[0].topic if config.film else None
         self._client = self._connect(processes.domain_id, processes.check, film_topic)
         try:
             self._client.wait_until_ready(READY_S)

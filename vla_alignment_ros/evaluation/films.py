@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-THUMBNAIL_WIDTH = 176  # pixels of one frame in a strip
-STRIP_FRAMES = 7
+THUMBNAIL_WIDTH = 160  # pixels of one frame in a strip, at most
+STRIP_FRAMES = 8
 STRIP_GAP = 4  # pixels between frames
 MAX_KEPT = 48  # frames held in memory per episode
 
@@ -55,10 +55,11 @@ class Film:
 
 
 def thumbnail(image: np.ndarray, width: int = THUMBNAIL_WIDTH) -> np.ndarray:
-    """Resize (H, W, 3) uint8 to the given width, keeping its shape."""
+    """Shrink (H, W, 3) uint8 to the given width, keeping its shape; smaller ones are copied."""
+    if image.shape[1] <= width:
+        return image.copy()
     height = max(1, round(image.shape[0] * width / image.shape[1]))
-    method = cv2.INTER_AREA if image.shape[1] > width else cv2.INTER_CUBIC
-    return cv2.resize(image, (width, height), interpolation=method)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def filmstrip(film: Film, count: int = STRIP_FRAMES) -> np.ndarray | None:

@@ -74,8 +74,8 @@ def headline(evaluation: Evaluation) -> str:
         low, high = seen.ci95
         sentences.append(
             f'It did what the sentence said in {seen.successes} of {len(seen.episodes)} episodes '
-            f'({seen.split.replace("_", " ")}; 95\u00a0% interval '
-            f'{percent(low)[:-2]}–{percent(high)}).'
+            f'({seen.split.replace("_", " ")}; 95\u00a0% interval\u00a0'
+            f'{percent(low)[:-2]}\u2060–\u2060{percent(high)}).'
         )
     absent = evaluation.splits.get(ABSENT)
     if absent is not None:

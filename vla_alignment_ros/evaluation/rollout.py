@@ -34,9 +34,6 @@ from vla_alignment_ros.sim.stream import (
 from vla_alignment_ros.sim.tasks import sample_episode
 from vla_alignment_ros.sim.world import SceneConfig, TabletopWorld
 
-FILM_CAMERA = 'overview'
-FILM_SIZE = (320, 240)  # width, height in pixels
-
 
 class InProcessRunner:
     """Runs episodes of one policy in this process. Close it, or use it as a context manager."""
@@ -81,11 +78,12 @@ class InProcessRunner:
         self.pipeline.reset()
         told = instruction_message(world, self.embodiment)
         while tracker.end is None:
-            if self.film and film.wants(tracker.steps):
-                film.add(tracker.steps, world.render(FILM_CAMERA, *FILM_SIZE))
             ts_ns = world.time_ns
             raw = told | observation_messages(world, self.embodiment)
-            verdict = self.pipeline.decide(self._assembler.assemble(ts_ns, raw))
+            observation = self._assembler.assemble(ts_ns, raw)
+            if self.film and film.wants(tracker.steps):
+                film.add(tracker.steps, observation.images[self.embodiment.cameras[0].name])
+            verdict = self.pipeline.decide(observation)
             action = codec.decode(self.pipeline.command(ts_ns).messages)
             status = apply_action(world, self.embodiment, action)
             displaced_m = max(
@@ -101,7 +99,8 @@ class InProcessRunner:
                 ),
             )
         if self.film:
-            film.add(tracker.steps, world.render(FILM_CAMERA, *FILM_SIZE))
+            camera = self.embodiment.cameras[0]
+            film.add(tracker.steps, world.render(camera.name, camera.width, camera.height))
         return tracker.result(time.perf_counter() - started), film
 
 
@@ -182,8 +181,8 @@ def main(arguments: Arguments | None = None) -> int:
     if args.report is not None:
         settings = Settings(
             command='python -m vla_alignment_ros.evaluation.rollout ' + ' '.join(sys.argv[1:]),
-            go=config.go,
-            hold=config.hold,
+            go=config.go if args.gate else None,
+            hold=config.hold if args.gate else None,
             rate_hz=policy.embodiment.rate_hz,
         )
         print(write_report(args.report, evaluation, shelf, settings))

@@ -54,6 +54,10 @@ class Client:
         self.node.destroy_node()
         rclpy.shutdown(context=self._context)
 
+    def spin_once(self) -> None:
+        """Handle one message, if one comes soon."""
+        self._executor.spin_once(timeout_sec=SPIN_S)
+
     def until(
         self, done: Callable[[], bool], what: str, timeout_s: float | None = None
     ) -> None:
@@ -64,7 +68,7 @@ class Client:
             self._check()
             if time.monotonic() > deadline:
                 raise SimulationError(f'waited {limit_s:.0f} s for {what}')
-            self._executor.spin_once(timeout_sec=SPIN_S)
+            self.spin_once()
 
     def call(
         self, kind: type, service: str, request: Any, timeout_s: float | None = None

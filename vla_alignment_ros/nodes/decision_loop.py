@@ -5,7 +5,7 @@ nobody decides on cost nothing. The steady clock judges ages, stamps are the tim
 
 Two ways to run: at the control rate (`tick` sends the planned action that is due, decisions come
 in beside it), or on arrival (every complete observation is answered with exactly one command that
-carries its stamp; `tick` is only the watchdog).
+carries its stamp). In both `watch`, called by the steady clock, holds when nothing else is sent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vla_alignment_ros.errors import VlaError
 from vla_alignment_ros.nodes.diagnostics import Causes, Percentiles
 from vla_alignment_ros.observation import ObservationAssembler
 
-ARRIVAL_WATCHDOG_S = 2.0  # a source that is asked for answers has its own pace
+SILENCE_S = 2.0  # wall time without a command: the source, or the clock of the ticks, stopped
 STOP_STEPS = 50  # at most so many commands to come to rest
 JOIN_S = 10.0
 
@@ -34,7 +34,7 @@ class LoopConfig:
     """How the loop runs."""
 
     on_arrival: bool = False
-    watchdog_s: float = 0.0  # 0: the embodiment's ages, or ARRIVAL_WATCHDOG_S on arrival
+    watchdog_s: float = 0.0  # 0: the embodiment's max_age_s, and SILENCE_S
 
 
 class DecisionLoop:
@@ -43,7 +43,7 @@ class DecisionLoop:
     Args:
         pipeline: policy, gate, plan, guard and codec.
         config: how to run.
-        send: publishes a command; from the inference thread or from whoever calls `tick`.
+        send: publishes a command; in the inference thread or that of `tick` and `watch`.
         report: is told every decision, after its command was sent.
         log: takes tracebacks of what should not happen.
     """
@@ -70,7 +70,7 @@ class DecisionLoop:
         self._config = config
         self._send, self._report, self._log = send, report, log
         self._assembler = ObservationAssembler(self.embodiment)
-        self._silence_ns = round((config.watchdog_s or ARRIVAL_WATCHDOG_S) * 1e9)
+        self._silence_ns = round((config.watchdog_s or SILENCE_S) * 1e9)
         self._answered_ns: int | None = None  # stamp of the last observation decided on
         self._answer: Command | None = None  # to it
         self._sent_ns = 0  # steady
@@ -128,21 +128,21 @@ class DecisionLoop:
             pause.wait(period_s)
 
     def tick(self, now_ns: int) -> None:
-        """One control period has come. now_ns: the clock of the stamps."""
-        if not self._serving:
+        """Send what is due: one control period has come. now_ns: the clock of the stamps."""
+        if not self._serving or self._config.on_arrival:
             return
-        steady_ns = time.monotonic_ns()
-        if self._config.on_arrival:
-            if steady_ns - self._sent_ns < self._silence_ns:
-                return
-            reason = self.buffer.hold_reason(steady_ns) or 'no new observation'
-            self._hold(now_ns, reason, answers=False)
-            return
-        reason = self.buffer.hold_reason(steady_ns)
+        reason = self.buffer.hold_reason(time.monotonic_ns())
         if reason:
             self._hold(now_ns, reason)
         else:
             self._emit(self.pipeline.command(now_ns))
+
+    def watch(self, now_ns: int) -> None:
+        """Hold when no command went out for too long; for a timer on the steady clock."""
+        steady_ns = time.monotonic_ns()
+        if self._serving and steady_ns - self._sent_ns > self._silence_ns:
+            reason = self.buffer.hold_reason(steady_ns) or 'no new observation'
+            self._hold(now_ns, reason, answers=False)
 
     def close(self) -> None:
         """End the inference thread."""

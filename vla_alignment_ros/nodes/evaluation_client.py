@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 import json
+import time
 from typing import Any
 
 from vla_alignment_ros import wire
@@ -19,6 +20,7 @@ from vla_alignment_ros.nodes.client import Client
 from vla_alignment_ros.nodes.qos import sensor_data, subscribe_raw
 
 FILM_DEPTH = 16  # newest film frames kept
+FRAME_S = 0.5  # patience with a frame
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,10 @@ class EvaluationClient(Client):
         return Step(self._decisions[stamp], self._statuses[number + 1])
 
     def frame(self, ts_ns: int) -> bytes | None:
-        """The film frame with that stamp as CDR bytes, if it came."""
+        """The film frame with that stamp as CDR bytes; None if it was lost on the way."""
+        deadline = time.monotonic() + FRAME_S
+        while ts_ns not in self._frames and time.monotonic() < deadline:
+            self.spin_once()
         return self._frames.get(ts_ns)
 
     def _on_status(self, values: dict[str, str]) -> None:

@@ -264,8 +264,8 @@ class PolicyParameters:
     )
     watchdog_s: float = parameter(
         0.0,
-        "The arm holds when a source is older than this; 0: the embodiment's max_age_s, or 2 s "
-        'with act_on_arrival.',
+        "The arm holds when a source is older than this; 0: the embodiment's max_age_s, and 2 s "
+        'without any command.',
         unit='s', low=0.0, high=60.0,
     )
     status_period_s: float = parameter(

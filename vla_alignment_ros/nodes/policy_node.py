@@ -18,6 +18,7 @@ from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.subscription import Subscription
+from rclpy.timer import Timer
 import torch
 
 from vla_alignment_ros import wire
@@ -81,7 +82,7 @@ class PolicyNode(ManagedNode):
         )
         # never the node's clock: what watches over silence must not stop with a simulation
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._ticker = None
+        self._tickers: list[Timer] = []
         self.create_timer(
             self.settings.current.status_period_s, self._on_status_timer, clock=self._steady
         )
@@ -121,9 +122,11 @@ class PolicyNode(ManagedNode):
             self._inputs.append(
                 subscribe_raw(self, topic, msgtype, partial(self._on_message, topic), qos)
             )
-        self._ticker = self.create_timer(
-            1.0 / embodiment.rate_hz, self._on_tick, clock=self._steady
-        )
+        period_s = 1.0 / embodiment.rate_hz
+        self._tickers = [
+            self.create_timer(period_s, self._on_tick),  # the robot's time, or a simulation's
+            self.create_timer(period_s, self._on_watch, clock=self._steady),
+        ]
         self.get_logger().info(
             f'{chosen.checkpoint}: {embodiment.name} on {policy.device}, '
             f'{warm_s * 1e3:.1f} ms a decision'
@@ -143,9 +146,9 @@ class PolicyNode(ManagedNode):
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
         self._inputs = []
-        if self._ticker is not None:
-            self.destroy_timer(self._ticker)
-            self._ticker = None
+        for timer in self._tickers:
+            self.destroy_timer(timer)
+        self._tickers = []
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.close()
@@ -164,6 +167,11 @@ class PolicyNode(ManagedNode):
         loop = self._loop
         if loop is not None:
             loop.tick(self._now_ns())
+
+    def _on_watch(self) -> None:
+        loop = self._loop
+        if loop is not None:
+            loop.watch(self._now_ns())
 
     def _now_ns(self) -> int:
         return self.get_clock().now().nanoseconds

@@ -52,18 +52,18 @@ class PointerFusion(nn.Module):
             alignment: (B, N) the alignment's logits of each image token for the sentence.
 
         Returns:
-            fused (B, D), tokens (B, C·P, D), and points (B, C, P, 2): expected coordinates x, y
-            in −1…1 of every pointer.
+            fused (B, D), tokens (B, C·P, D), and the first pointer's logits (B, N) over each
+            camera's tokens, which training can teach where to look.
         """
-        batch, width = sentence.shape
         cameras = len(vision.layout)
-        queries = self.query(sentence).view(batch, cameras, self.own, self.key_width)
+        queries = self.query(sentence).view(len(sentence), cameras, self.own, self.key_width)
         keys = self.key(vision.tokens)  # (B, N, K)
-        found = []
+        found, first = [], []
         for index, camera in enumerate(vision.layout):
             part = camera.slice
             scale = (self.log_sharpness[index].exp() / self.key_width**0.5).view(1, -1, 1)
             logits = queries[:, index] @ keys[:, part].transpose(1, 2) * scale  # (B, P − 1, n)
+            first.append(logits[:, 0])
             logits = torch.cat([logits, alignment[:, part].unsqueeze(1)], dim=1)  # (B, P, n)
             attention = logits.softmax(dim=-1)
             where = attention @ vision.coordinates[part].to(attention.dtype)  # (B, P, 2)
@@ -73,5 +73,4 @@ class PointerFusion(nn.Module):
             found.append(torch.cat([what, where, strength], dim=-1))  # (B, P, D + 3)
         pointed = torch.cat(found, dim=1)  # (B, C·P, D + 3)
         fused = self.mix(torch.cat([pointed.flatten(1), sentence], dim=-1))
-        points = pointed[..., width : width + 2].view(batch, cameras, self.own + 1, 2)
-        return fused, self.token(pointed), points
+        return fused, self.token(pointed), torch.cat(first, dim=1)

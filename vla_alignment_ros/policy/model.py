@@ -18,12 +18,13 @@ from vla_alignment_ros.alignment.base import AlignmentInputs
 from vla_alignment_ros.alignment.registry import make_strategy
 from vla_alignment_ros.encoders.language import LanguageFeatures, LanguageTower
 from vla_alignment_ros.encoders.proprioception import ActionTower, StateTower
-from vla_alignment_ros.encoders.vision import VisionFeatures, VisionTower
+from vla_alignment_ros.encoders.vision import CameraTokens, VisionFeatures, VisionTower
 from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.policy.fusion import PointerFusion
 from vla_alignment_ros.policy.head import FlowActionHead
 from vla_alignment_ros.policy.normalizer import DataStatistics, Normalizer
 
+POINTING_WEIGHT = 0.3
 FAR_M = 0.1  # a hand farther than this from its keyframe cannot show yet where it is going
 
 
@@ -35,6 +36,7 @@ class ModelConfig:
     state_dim: int
     position_index: tuple[int, ...]  # where ee x, y, z lie in the state; empty: no keyframes
     vocabulary_size: int
+    projections: dict[str, list[list[float]]] = field(default_factory=dict)  # camera -> (3, 4)
     horizon: int = 8
     width: int = 128
     heads: int = 4
@@ -74,6 +76,7 @@ class Scene:
     context: torch.Tensor  # (B, M, D)
     padding: torch.Tensor  # (B, M) True where a token is to be ignored
     condition: torch.Tensor  # (B, D)
+    attention: torch.Tensor  # (B, N) logits of the pointer that looks for the keyframe
 
 
 class VlaModel(nn.Module):
@@ -110,7 +113,7 @@ class VlaModel(nn.Module):
         vision = self.vision(images)
         physical = state
         state = self.state(self.normalizer.state(physical))
-        fused, pointers = self._fuse(vision, language.pooled)
+        fused, pointers, attention = self._fuse(vision, language.pooled)
         keyframe = self.keyframe(fused)  # (B, 3)
         approach = self._approach(keyframe, physical)
         tokens = [
@@ -124,9 +127,11 @@ class VlaModel(nn.Module):
         start = sum(t.shape[1] for t in tokens[: len(vision.layout)])
         padding[:, start : start + language.mask.shape[1]] = ~language.mask
         condition = fused + state + approach
-        return Scene(vision, language, state, fused, keyframe, context, padding, condition)
+        return Scene(
+            vision, language, state, fused, keyframe, context, padding, condition, attention
+        )
 
-    def _coarse(self, vision: VisionFeatures, camera: Any) -> torch.Tensor:
+    def _coarse(self, vision: VisionFeatures, camera: CameraTokens) -> torch.Tensor:
         """One camera's tokens pooled 2×2: the decoder needs gist, the pointers give precision."""
         tokens = vision.tokens[:, camera.slice]
         batch, _, width = tokens.shape
@@ -148,10 +153,9 @@ class VlaModel(nn.Module):
 
     def _fuse(
         self, vision: VisionFeatures, sentence: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         fits = self.alignment.region_logits(vision, sentence.unsqueeze(1)).squeeze(1)  # (B, N)
-        fused, pointers, _ = self.fusion(vision, sentence, fits)
-        return fused, pointers
+        return self.fusion(vision, sentence, fits)
 
     # -- training -------------------------------------------------------------------------------
 
@@ -164,8 +168,8 @@ class VlaModel(nn.Module):
         """Named, weighted losses and detached diagnostics of one batch.
 
         batch: images, state (B, S), ids (U, L) of the distinct sentences, sentence (B,) index
-        into them, group (B,), approach (B,) bool, action (B, H, 7) physical, action_mask (B, H),
-        keyframe (B, 3) m.
+        into them, group (B,), referent (B,), approach (B,) bool, action (B, H, 7) physical,
+        action_mask (B, H), keyframe (B, 3) m.
         """
         distinct = self.language(batch['ids'])
         row = batch['sentence']
@@ -192,6 +196,7 @@ class VlaModel(nn.Module):
                 swapped_from=order,
                 action=encoded,
                 group=batch['group'],
+                referent=batch['referent'],
                 approach=batch['approach'],
             )
             output = self.alignment(inputs)
@@ -216,7 +221,44 @@ class VlaModel(nn.Module):
         found = self.normalizer.denormalize_keyframe(scene.keyframe.detach().float())
         miss = 1000 * (found - batch['keyframe'])[:, :2].norm(dim=-1)  # (B,) mm
         far = way > FAR_M
-        return loss, {'keyframe_mm': miss[far].median() if far.any() else miss.median()}
+        diagnostics = {'keyframe_mm': miss[far].median() if far.any() else miss.median()}
+        for camera in scene.vision.layout:
+            projection = self.config.projections.get(camera.name)
+            if projection is not None:
+                pointing, hit = self._pointing_loss(
+                    scene, camera, projection, batch['keyframe'], weight
+                )
+                loss = loss + POINTING_WEIGHT * pointing
+                diagnostics[f'pointing_{camera.name}'] = hit
+        return loss, diagnostics
+
+    def _pointing_loss(
+        self,
+        scene: Scene,
+        camera: CameraTokens,
+        projection: list[list[float]],
+        keyframe: torch.Tensor,
+        weight: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy of the pointer's attention to where a calibrated camera sees the keyframe.
+
+        The target is a Gaussian of one cell around the projected point; rows whose keyframe is
+        outside the image do not count. Also returns the share of rows that point within a cell.
+        """
+        matrix = torch.tensor(projection, device=keyframe.device, dtype=keyframe.dtype)
+        homogeneous = F.pad(keyframe, (0, 1), value=1.0) @ matrix.T  # (B, 3)
+        depth = homogeneous[:, 2:]
+        where = homogeneous[:, :2] / depth.clamp_min(1e-3)  # (B, 2) in −1…1
+        weight = weight * ((depth[:, 0] > 0) & (where.abs() < 1).all(dim=1))
+        cells = scene.vision.coordinates[camera.slice].float()  # (n, 2)
+        size = torch.tensor([2 / camera.columns, 2 / camera.rows], device=cells.device)
+        offset = ((cells.unsqueeze(0) - where.unsqueeze(1)) / size).square().sum(-1)  # (B, n)
+        target = (-0.5 * offset).softmax(dim=-1)
+        logits = scene.attention[:, camera.slice].float()
+        entropy = -(target * logits.log_softmax(dim=-1)).sum(-1)  # (B,)
+        total = weight.sum().clamp_min(1e-6)
+        nearest = offset.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1) < 2.0
+        return (entropy * weight).sum() / total, (nearest * weight).sum().detach() / total
 
     # -- inference ------------------------------------------------------------------------------
 

@@ -20,17 +20,20 @@ from vla_alignment_ros.errors import DatasetError
 UNKNOWN_ID = 1  # of build_tokenizer's vocabulary
 
 
-def episode_groups(dataset: DemonstrationDataset) -> np.ndarray:
-    """Paraphrase group of every instruction text, (I,) int64.
+def sentence_groups(dataset: DemonstrationDataset, note: str) -> np.ndarray:
+    """Group of every instruction text, (I,) int64, by what a recorder noted about it.
 
-    Sentences that a recorder declared to mean the same (bag entry `group`) share a group; any
-    other sentence is its own.
+    Args:
+        dataset: any split.
+        note: entry of the bags' notes. `group`: sentences that mean the same share it; `target`:
+            sentences that name the same thing share it. A sentence without the note is its own
+            group.
     """
     declared: dict[str, str] = {}
     for episode in dataset.cache.episodes:
         first = int(dataset.cache.arrays['instruction'][episode.start])
         text = dataset.instructions[first]
-        declared[text] = episode.extra.get('group') or text
+        declared[text] = episode.extra.get(note) or text
     names = [declared.get(text, text) for text in dataset.instructions]
     order = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return np.array([order[name] for name in names], dtype=np.int64)
@@ -73,7 +76,10 @@ class BatchStream:
         # (pool, samples per batch): each pool is shuffled and gone through on its own
         self._pools = [(early, count), (np.arange(len(dataset)), batch - count)]
         self._ids = tokenize(tokenizer, dataset.instructions)  # (I, L)
-        self._groups = torch.from_numpy(episode_groups(dataset))
+        self._groups = {
+            'group': torch.from_numpy(sentence_groups(dataset, 'group')),
+            'referent': torch.from_numpy(sentence_groups(dataset, 'target')),
+        }
         self._orders: dict[int, tuple[int, np.ndarray]] = {}  # pool -> epoch, order
 
     def indices(self, step: int) -> np.ndarray:
@@ -113,7 +119,9 @@ class BatchStream:
                 yield step, batch
 
 
-def collate(raw: dict[str, Any], ids: torch.Tensor, groups: torch.Tensor) -> dict[str, Any]:
+def collate(
+    raw: dict[str, Any], ids: torch.Tensor, groups: dict[str, torch.Tensor]
+) -> dict[str, Any]:
     """A dataset batch with its distinct sentences: each is encoded once, however often used."""
     used, sentence = torch.unique(raw['instruction_id'], return_inverse=True)
     words = ids[used]
@@ -125,7 +133,7 @@ def collate(raw: dict[str, Any], ids: torch.Tensor, groups: torch.Tensor) -> dic
         'action_mask': raw['action_mask'],
         'ids': words[:, :longest],
         'sentence': sentence,
-        'group': groups[raw['instruction_id']],
+        **{name: of[raw['instruction_id']] for name, of in groups.items()},
     }
     if 'keyframe_position' in raw:
         batch['keyframe'] = raw['keyframe_position']

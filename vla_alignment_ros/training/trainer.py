@@ -27,7 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from vla_alignment_ros.data.dataset import DemonstrationDataset, load_dataset
-from vla_alignment_ros.embodiment import package_path
+from vla_alignment_ros.embodiment import Embodiment, package_path
 from vla_alignment_ros.encoders.language import build_tokenizer
 from vla_alignment_ros.errors import CheckpointError, ConfigError
 from vla_alignment_ros.observation import EE_POSITION, ObservationAssembler
@@ -49,6 +49,7 @@ class Trainer:
     Args:
         config: all settings.
         data: folders of episodes.
+        embodiment: to read the bags with, instead of the one they name.
         out: the run's folder; gets `checkpoint/`, `state.safetensors`, `tensorboard/`.
 
     Raises:
@@ -56,7 +57,13 @@ class Trainer:
         ConfigError: the settings contradict each other or the machine.
     """
 
-    def __init__(self, config: TrainConfig, data: list[Path], out: Path) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: list[Path],
+        out: Path,
+        embodiment: Embodiment | None = None,
+    ) -> None:
         self.config, self.out, self.data = config, out, data
         self.accelerator = Accelerator(
             mixed_precision='bf16' if torch.cuda.is_available() else 'no'
@@ -69,6 +76,7 @@ class Trainer:
                 horizon=d.horizon,
                 val_fraction=d.val_fraction,
                 seed=d.split_seed,
+                embodiment=embodiment,
                 workers=d.workers,
                 progress=self.accelerator.is_main_process,
             )
@@ -105,6 +113,11 @@ class Trainer:
             state_dim=len(names),
             position_index=tuple(position),
             vocabulary_size=self.tokenizer.get_vocab_size(),
+            projections={
+                c.name: c.calibration.projection(c.width, c.height).tolist()
+                for c in self.train_set.embodiment.cameras
+                if c.calibration is not None
+            },
             horizon=self.config.data.horizon,
             strategy=a.strategy,
             strategy_settings=dict(a.settings),

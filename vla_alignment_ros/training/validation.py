@@ -39,7 +39,7 @@ def validate(
         row = batch['sentence']
         features = model.language(batch['ids'])
         other = torch.randperm(len(row), generator=generator).to(device)
-        differs = batch['group'] != batch['group'][other]
+        differs = batch['referent'] != batch['referent'][other]
         scene = model.read(batch['images'], batch['state'], _rows(features, row))
         chunk = _deterministic(model, scene)
         swapped_scene = model.read(batch['images'], batch['state'], _rows(features, row[other]))

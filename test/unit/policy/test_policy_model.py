@@ -95,6 +95,7 @@ def make_batch(checkpoint, rows=6):
         'ids': tokenize(checkpoint.tokenizer, SENTENCES),
         'sentence': sentence,
         'group': sentence,
+        'referent': sentence,
         'approach': torch.ones(rows, dtype=torch.bool),
         'action': 0.01 * torch.randn(rows, 4, 7, generator=generator),
         'action_mask': torch.tensor([[True, True, True, i % 2 == 0] for i in range(rows)]),

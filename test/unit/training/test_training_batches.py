@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+
 from vla_alignment_ros.data.dataset import load_dataset
 from vla_alignment_ros.encoders.language import build_tokenizer
 from vla_alignment_ros.errors import DatasetError
-from vla_alignment_ros.training.batches import augment, BatchStream, episode_groups, UNKNOWN_ID
+from vla_alignment_ros.training.batches import augment, BatchStream, sentence_groups, UNKNOWN_ID
 
 SENTENCES = ('pick up the red cube', 'grab the red cube', 'push the blue ball')
 GROUPS = ('pick red cube', 'pick red cube', '')
@@ -28,7 +29,7 @@ def tokenizer():
 
 
 def test_declared_paraphrases_share_a_group_and_others_do_not(dataset):
-    groups = dict(zip(dataset.instructions, episode_groups(dataset)))
+    groups = dict(zip(dataset.instructions, sentence_groups(dataset, 'group')))
     assert groups[SENTENCES[0]] == groups[SENTENCES[1]] != groups[SENTENCES[2]]
 
 
@@ -69,7 +70,7 @@ def test_each_distinct_sentence_is_encoded_once(dataset, tokenizer):
     batch = BatchStream(dataset, tokenizer, 16, 0).at(0)
     assert len(batch['ids']) <= 3
     words = [tokenizer.decode(row[row != 0].tolist()) for row in batch['ids'][batch['sentence']]]
-    groups = dict(zip(dataset.instructions, episode_groups(dataset)))
+    groups = dict(zip(dataset.instructions, sentence_groups(dataset, 'group')))
     assert [groups[w] for w in words] == batch['group'].tolist()
 
 

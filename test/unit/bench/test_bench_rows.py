@@ -1,0 +1,163 @@
+"""Rows have the right form. Nothing here looks at how long anything took."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from bench import __main__ as command
+from bench import registry, results
+from bench.results import BenchError, BenchSettings, Row
+from bench.timing import seconds, take_turns
+import pytest
+import torch
+
+from vla_alignment_ros.embodiment import Embodiment
+from vla_alignment_ros.encoders.language import build_tokenizer
+from vla_alignment_ros.errors import ConfigError
+from vla_alignment_ros.observation import ObservationAssembler
+from vla_alignment_ros.policy.checkpoint import Calibration, Checkpoint, save_checkpoint
+from vla_alignment_ros.policy.model import ModelConfig, VlaModel
+from vla_alignment_ros.policy.normalizer import DataStatistics
+
+WORDS = ['pick up the red cube and hold it', 'push the blue ball to the left']
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    """The shipped embodiment with a tiny network of random weights."""
+    embodiment = Embodiment.load('tabletop')
+    names = ObservationAssembler(embodiment).state_names
+    tokenizer = build_tokenizer(WORDS)
+    statistics = DataStatistics(
+        state_mean=[0.0] * len(names),
+        state_std=[1.0] * len(names),
+        action_low=[-0.02] * 6 + [0.0],
+        action_high=[0.02] * 6 + [1.0],
+        passthrough=[False] * 6 + [True],
+    )
+    config = ModelConfig(
+        cameras={c.name: (c.height, c.width) for c in embodiment.cameras},
+        state_dim=len(names),
+        position_index=(),
+        vocabulary_size=tokenizer.get_vocab_size(),
+        horizon=4,
+        width=32,
+        heads=2,
+        language_layers=1,
+        decoder_layers=1,
+    )
+    torch.manual_seed(0)
+    model = VlaModel(config, statistics).eval()
+    whole = Checkpoint(model, tokenizer, embodiment, statistics, Calibration())
+    return save_checkpoint(whole, tmp_path_factory.mktemp('bench') / 'checkpoint')
+
+
+def row(**changes):
+    values = {
+        'key': 'P2', 'title': 'a thing', 'unit': 'ms', 'ours': 1.0, 'baseline': 4.0, 'goal': 0.5,
+        'ours_is': 'this', 'baseline_is': 'that',
+    }  # fmt: skip
+    return Row(**values | changes)
+
+
+@pytest.mark.parametrize('key', [name for name in registry.ROWS if name != 'P1'])
+def test_a_quick_row_has_every_figure(key, checkpoint, tmp_path):
+    measured = registry.runner(key)(BenchSettings(checkpoint, tmp_path, quick=True))
+    data = json.loads(json.dumps(measured.to_dict(), allow_nan=False))
+    assert measured.key == key
+    assert data['ours'] > 0 and data['baseline'] > 0 and data['figures']
+    assert data['ratio'] == pytest.approx(data['ours'] / data['baseline'], rel=1e-3)
+    assert data['unit'] and data['ours_is'] and data['baseline_is']
+
+
+def test_the_latency_row_is_measured_on_a_policy_node_in_another_process(checkpoint, tmp_path):
+    pytest.importorskip('rclpy')
+    measured = registry.runner('P1')(BenchSettings(checkpoint, tmp_path, quick=True))
+    figures = measured.to_dict()['figures']
+    total = figures['image published to command received, p50 ms']
+    transport = figures['DDS round trip of the two messages, p50 ms']
+    assert measured.ours == pytest.approx(total - transport, rel=1e-3, abs=1e-2)
+    assert measured.baseline == pytest.approx(figures['bare forward pass, p50 ms'], rel=1e-3)
+
+
+def test_lower_or_higher_is_better():
+    assert row().met and not row(ours=3.0).met
+    assert not row(higher_is_better=True).met and row(ours=3.0, higher_is_better=True).met
+    assert row().limit == '≤ 0.5' and row(higher_is_better=True).limit == '≥ 0.5'
+
+
+def test_a_figure_that_is_not_finite_is_not_written():
+    with pytest.raises(BenchError, match='P2: ours is nan'):
+        row(ours=float('nan')).to_dict()
+
+
+def test_results_come_back_and_make_a_page(tmp_path):
+    run = {
+        'command': 'python -m bench', 'date': 'today', 'threads': 1, 'machine': results.machine()
+    }  # fmt: skip
+    rows = [row(figures={'p95, ms': 2.0}, note='why'), row(key='P9', higher_is_better=True)]
+    file = tmp_path / 'results.json'
+    results.write(file, rows, run)
+    assert set(json.loads(file.read_text())) == {'P2', 'P9', 'run'}
+    assert results.read(file) == (rows, run)
+    page = results.page(*results.read(file))
+    assert '| P2 | a thing | 1 | 4 | ms | 0.25 | ≤ 0.5 | met |' in page
+    assert '**missed**' in page and 'why' in page and '| p95, ms | 2 |' in page
+    assert [p.name for p in tmp_path.iterdir()] == ['results.json']
+
+
+@pytest.mark.parametrize('text', [None, '{}', '[1]', 'no json'])
+def test_missing_or_foreign_results_are_refused_with_the_mend(tmp_path, text):
+    file = tmp_path / 'results.json'
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError, match='make bench'):
+        results.read(file)
+
+
+def test_turns_are_taken_in_order_and_the_warm_up_is_left_out():
+    calls = []
+
+    def contestant(name):
+        def measure():
+            calls.append(name)
+            return float(len(calls))
+
+        return measure
+
+    samples = take_turns({'a': contestant('a'), 'b': contestant('b')}, rounds=3, warm_up=1)
+    assert ''.join(calls) == 'ab' * 4
+    assert samples['a'].values == [3.0, 5.0, 7.0] and samples['b'].p50 == 6.0
+    assert seconds(lambda: None, 3)() >= 0.0
+
+
+def test_rows_are_chosen_by_name_in_the_order_of_the_table():
+    assert registry.choose('') == list(registry.ROWS)
+    assert registry.choose('p9, P2') == ['P2', 'P9']
+    with pytest.raises(BenchError, match='no row P77; there are P1'):
+        registry.choose('P2,P77')
+
+
+def test_a_missing_checkpoint_is_one_line_before_anything_is_measured(tmp_path, capsys):
+    assert command.main(['--checkpoint', str(tmp_path / 'none')]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith('bench: checkpoint folder not found') and not output.out
+
+
+def test_a_part_of_the_rows_leaves_the_published_results_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, 'RESULTS', tmp_path / 'results.json')
+    assert command.main(['--rows', 'P2', '--quick']) == 0
+    assert 'P2' in capsys.readouterr().out and not (tmp_path / 'results.json').exists()
+    assert command.main(['--rows', 'P2', '--quick', '--out', str(tmp_path / 'mine.json')]) == 0
+    rows, run = results.read(tmp_path / 'mine.json')
+    assert [r.key for r in rows] == ['P2'] and run['quick'] and run['machine']['cores'] >= 1
+
+
+def test_it_runs_as_a_module_from_the_checkout():
+    root = command.ROOT
+    result = subprocess.run(
+        [sys.executable, '-m', 'bench', '--help'], cwd=root, capture_output=True, text=True
+    )
+    assert result.returncode == 0 and '--rows' in result.stdout
