@@ -14,6 +14,9 @@ from vla_alignment_ros import wire
 from vla_alignment_ros.observation import ObservationAssembler
 from vla_alignment_ros.policy.policy import INSTRUCTION_CACHE, Policy
 
+GOAL = 0.65
+WORDS = 8  # of a sentence
+
 
 def run(settings: BenchSettings) -> Row:
     """Sentences in rotation, more than the cache keeps: each is new whenever its turn comes."""
@@ -24,7 +27,7 @@ def run(settings: BenchSettings) -> Row:
     assembler = ObservationAssembler(embodiment)
     known, *others = (
         assembler.assemble(1, {**raw, embodiment.instruction_topic: wire.encode_string(text)})
-        for text in sentences(policy, 2 * INSTRUCTION_CACHE)
+        for text in sentences(policy, 2 * INSTRUCTION_CACHE, WORDS)
     )
     rotation = itertools.cycle(others)
     policy.step(known)
@@ -32,25 +35,34 @@ def run(settings: BenchSettings) -> Row:
         {
             'cached': seconds(lambda: policy.step(known)),
             'uncached': seconds(lambda: policy.step(next(rotation))),
+            'language': seconds(lambda: policy.encode_instruction(next(rotation).instruction)),
         },
         rounds=settings.size(400, 5),
         warm_up=settings.size(20, 1),
     )
     cached_ms, uncached_ms = (samples[name].p50 * 1e3 for name in ('cached', 'uncached'))
-    share = 1 - cached_ms / uncached_ms
+    language_ms = samples['language'].p50 * 1e3
+    needed_ms = cached_ms * (1 / GOAL - 1)
     return Row(
         key='P3',
         title='decision, sentence cached against new',
         unit='ms',
         ours=cached_ms,
         baseline=uncached_ms,
-        goal=0.65,
+        goal=GOAL,
         ours_is='`Policy.step` with the sentence of the step before',
         baseline_is='`Policy.step` with a sentence of the same length that is not in the cache',
         figures={
             'saved by the cache, ms': uncached_ms - cached_ms,
-            'share of the uncached step, %': 100 * share,
+            'words and language tower alone, p50 ms': language_ms,
+            'cost of a sentence at which the goal is reached, ms': needed_ms,
             'cached p95, ms': samples['cached'].percentile(95) * 1e3,
             'uncached p95, ms': samples['uncached'].percentile(95) * 1e3,
         },
+        note='The cache saves all there is to save: the language tower of this checkpoint has '
+        f'{policy.checkpoint.model.config.language_layers} layers over {WORDS} words and is a '
+        f'small part of a decision. The goal asks for a tower that is {100 * (1 - GOAL):.0f} % of '
+        'an uncached one, as a large pretrained tower would be.'
+        if cached_ms > GOAL * uncached_ms
+        else '',
     )

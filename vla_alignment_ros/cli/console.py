@@ -65,7 +65,7 @@ def show_progress(
             if shelf is not None:
                 shelf.add(result, film)
             style = 'green' if result.success else 'red'
-            line = f'{len(results):4d}/{total} {result.split:<15} {describe(result)}'
+            line = f'{len(results):>{len(str(total))}}/{total} {describe(result)}'
             progress.console.print(
                 line, style=style, markup=False, highlight=False, soft_wrap=True
             )

@@ -22,6 +22,7 @@ from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.evaluation.demonstrations import record_over_ros
 from vla_alignment_ros.evaluation.films import encode_png, filmstrip
 from vla_alignment_ros.evaluation.report import FilmShelf
+from vla_alignment_ros.evaluation.results import ABSENT
 from vla_alignment_ros.evaluation.runner import plan_splits
 from vla_alignment_ros.sim.spec import TASKS
 from vla_alignment_ros.sim.tasks import sample_episode
@@ -109,8 +110,9 @@ def demo(options: Demo) -> int:
         shelf,
     )
     picture = options.out / 'film.png'
-    for _, film in shelf.films('seen', True)[:1]:
-        picture.write_bytes(encode_png(filmstrip(film)))
+    films = [film for split in PROGRAMME for _, film in shelf.films(split, True) if split != ABSENT]
+    if films:
+        picture.write_bytes(encode_png(filmstrip(films[0])))
     console.print(results_table(evaluation))
     print(f'report: {page.resolve()}')
     won = sum(episode.success for episode in evaluation.episodes)

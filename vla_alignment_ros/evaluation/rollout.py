@@ -166,7 +166,7 @@ def main(arguments: Arguments | None = None) -> int:
         for result, film in run_plan(runner, plan):
             shelf.add(result, film)
             results.append(result)
-            print(f'{result.split} {result.seed}: {describe(result)}', flush=True)
+            print(f'{result.seed:>4} {describe(result)}', flush=True)
     evaluation = gather(str(args.checkpoint), args.seed, results)
     for name, split in evaluation.splits.items():
         low, high = split.ci95

@@ -51,6 +51,6 @@ def describe(result: EpisodeResult) -> str:
     """One line for a terminal: what was asked, what came of it, how sure it was."""
     mark = '✓' if result.success else '✗'
     return (
-        f'{mark} {result.instruction:<48.48} {result.outcome:<16} '
-        f'score {result.mean_score:.2f}  {result.duration_s:4.1f} s'
+        f'{mark} {result.split}: {result.instruction} → {result.outcome}, '
+        f'score {result.mean_score:.2f}'
     )

@@ -77,6 +77,7 @@ class Scene:
     padding: torch.Tensor  # (B, M) True where a token is to be ignored
     condition: torch.Tensor  # (B, D)
     attention: torch.Tensor  # (B, N) logits of the pointer that looks for the keyframe
+    fits: torch.Tensor  # (B, N) logits of the alignment: which regions fit the sentence
 
 
 class VlaModel(nn.Module):
@@ -113,7 +114,8 @@ class VlaModel(nn.Module):
         vision = self.vision(images)
         physical = state
         state = self.state(self.normalizer.state(physical))
-        fused, pointers, attention = self._fuse(vision, language.pooled)
+        fits = self._fits(vision, language.pooled)
+        fused, pointers, attention = self.fusion(vision, language.pooled, fits)
         keyframe = self.keyframe(fused)  # (B, 3)
         approach = self._approach(keyframe, physical)
         tokens = [
@@ -128,7 +130,7 @@ class VlaModel(nn.Module):
         padding[:, start : start + language.mask.shape[1]] = ~language.mask
         condition = fused + state + approach
         return Scene(
-            vision, language, state, fused, keyframe, context, padding, condition, attention
+            vision, language, state, fused, keyframe, context, padding, condition, attention, fits
         )
 
     def _coarse(self, vision: VisionFeatures, camera: CameraTokens) -> torch.Tensor:
@@ -149,13 +151,11 @@ class VlaModel(nn.Module):
 
     def reread(self, scene: Scene, sentence: torch.Tensor) -> torch.Tensor:
         """The same scenes read with other sentences (B, D pooled) → fused (B, D)."""
-        return self._fuse(scene.vision, sentence)[0]
+        fits = self._fits(scene.vision, sentence)
+        return self.fusion(scene.vision, sentence, fits)[0]
 
-    def _fuse(
-        self, vision: VisionFeatures, sentence: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        fits = self.alignment.region_logits(vision, sentence.unsqueeze(1)).squeeze(1)  # (B, N)
-        return self.fusion(vision, sentence, fits)
+    def _fits(self, vision: VisionFeatures, sentence: torch.Tensor) -> torch.Tensor:
+        return self.alignment.region_logits(vision, sentence.unsqueeze(1)).squeeze(1)  # (B, N)
 
     # -- training -------------------------------------------------------------------------------
 
@@ -169,7 +169,7 @@ class VlaModel(nn.Module):
 
         batch: images, state (B, S), ids (U, L) of the distinct sentences, sentence (B,) index
         into them, group (B,), referent (B,), approach (B,) bool, action (B, H, 7) physical,
-        action_mask (B, H), keyframe (B, 3) m.
+        action_mask (B, H), keyframe (B, 3) m, keyframe_gripper (B,) 0…1.
         """
         distinct = self.language(batch['ids'])
         row = batch['sentence']
@@ -203,6 +203,9 @@ class VlaModel(nn.Module):
             for name, value in output.losses.items():
                 losses[name] = weights['alignment'] * value
             diagnostics.update(output.diagnostics)
+            if self.config.position_index and self.config.projections:
+                losses['align_grounding'], found = self._grounding_loss(scene, batch)
+                diagnostics.update(found)
         return losses, diagnostics
 
     def _keyframe_loss(
@@ -223,42 +226,49 @@ class VlaModel(nn.Module):
         far = way > FAR_M
         diagnostics = {'keyframe_mm': miss[far].median() if far.any() else miss.median()}
         for camera in scene.vision.layout:
-            projection = self.config.projections.get(camera.name)
-            if projection is not None:
-                pointing, hit = self._pointing_loss(
-                    scene, camera, projection, batch['keyframe'], weight
-                )
-                loss = loss + POINTING_WEIGHT * pointing
+            if camera.name in self.config.projections:
+                target, seen = self._seen_at(camera, batch['keyframe'])
+                rows = weight * seen
+                aim, hit = _pointing(scene.attention[:, camera.slice], target, rows)
+                loss = loss + POINTING_WEIGHT * aim
                 diagnostics[f'pointing_{camera.name}'] = hit
         return loss, diagnostics
 
-    def _pointing_loss(
-        self,
-        scene: Scene,
-        camera: CameraTokens,
-        projection: list[list[float]],
-        keyframe: torch.Tensor,
-        weight: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy of the pointer's attention to where a calibrated camera sees the keyframe.
+    def _grounding_loss(
+        self, scene: Scene, batch: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The alignment's attention, taught by hindsight: no label but the demonstration itself.
 
-        The target is a Gaussian of one cell around the projected point; rows whose keyframe is
-        outside the image do not count. Also returns the share of rows that point within a cell.
+        Where an open hand is going to close is the thing that was named.
         """
-        matrix = torch.tensor(projection, device=keyframe.device, dtype=keyframe.dtype)
-        homogeneous = F.pad(keyframe, (0, 1), value=1.0) @ matrix.T  # (B, 3)
+        closes = batch['approach'] & (batch['keyframe_gripper'] < 0.5)
+        closes = closes & (batch['action'][:, 0, -1] > 0.5)
+        loss, diagnostics = scene.fused.new_zeros((), dtype=torch.float32), {}
+        for camera in scene.vision.layout:
+            if camera.name in self.config.projections:
+                target, seen = self._seen_at(camera, batch['keyframe'])
+                aim, hit = _pointing(scene.fits[:, camera.slice], target, seen * closes)
+                loss = loss + POINTING_WEIGHT * aim
+                diagnostics[f'named_{camera.name}'] = hit
+        return loss, diagnostics
+
+    def _seen_at(
+        self, camera: CameraTokens, point: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where a calibrated camera sees points (B, 3) m in base_link.
+
+        Returns a distribution over its cells (B, n), a Gaussian of one cell around the point, and
+        (B,) 1 where the point is inside the image, else 0.
+        """
+        matrix = torch.tensor(self.config.projections[camera.name], device=point.device)
+        homogeneous = F.pad(point.float(), (0, 1), value=1.0) @ matrix.T  # (B, 3)
         depth = homogeneous[:, 2:]
         where = homogeneous[:, :2] / depth.clamp_min(1e-3)  # (B, 2) in −1…1
-        weight = weight * ((depth[:, 0] > 0) & (where.abs() < 1).all(dim=1))
-        cells = scene.vision.coordinates[camera.slice].float()  # (n, 2)
+        inside = (depth[:, 0] > 0) & (where.abs() < 1).all(dim=1)
+        cells = self.vision.coordinates[camera.slice].float()  # (n, 2)
         size = torch.tensor([2 / camera.columns, 2 / camera.rows], device=cells.device)
-        offset = ((cells.unsqueeze(0) - where.unsqueeze(1)) / size).square().sum(-1)  # (B, n)
-        target = (-0.5 * offset).softmax(dim=-1)
-        logits = scene.attention[:, camera.slice].float()
-        entropy = -(target * logits.log_softmax(dim=-1)).sum(-1)  # (B,)
-        total = weight.sum().clamp_min(1e-6)
-        nearest = offset.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1) < 2.0
-        return (entropy * weight).sum() / total, (nearest * weight).sum().detach() / total
+        distance = ((cells.unsqueeze(0) - where.unsqueeze(1)) / size).square().sum(-1)  # (B, n)
+        return (-0.5 * distance).softmax(dim=-1), inside.float()
 
     # -- inference ------------------------------------------------------------------------------
 
@@ -273,3 +283,18 @@ class VlaModel(nn.Module):
         mask = torch.ones(chunks.shape[:2], dtype=torch.bool, device=chunks.device)
         encoded = self.action(actions, mask).unsqueeze(0)  # (1, K, D)
         return self.alignment.vision_language_action(scene.fused, encoded).squeeze(0)
+
+
+def _pointing(
+    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted cross-entropy of an attention to a target over cells, and how often it hits.
+
+    logits, target (B, n); weight (B,). A hit is a peak on a cell next to the target's.
+    """
+    total = weight.sum().clamp_min(1e-6)
+    entropy = -(target * logits.float().log_softmax(dim=-1)).sum(-1)  # (B,)
+    # a cell beside the peak of a Gaussian of one cell has at least exp(−1) of it
+    on_peak = target.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1)
+    hit = (on_peak > 0.3 * target.amax(dim=1)).float()
+    return (entropy * weight).sum() / total, (hit * weight).sum() / total

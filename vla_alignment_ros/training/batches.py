@@ -137,6 +137,7 @@ def collate(
     }
     if 'keyframe_position' in raw:
         batch['keyframe'] = raw['keyframe_position']
+        batch['keyframe_gripper'] = raw['keyframe_gripper']
     return batch
 
 

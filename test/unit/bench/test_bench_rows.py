@@ -6,13 +6,13 @@ import json
 import subprocess
 import sys
 
+import pytest
+import torch
+
 from bench import __main__ as command
 from bench import registry, results
 from bench.results import BenchError, BenchSettings, Row
 from bench.timing import seconds, take_turns
-import pytest
-import torch
-
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.encoders.language import build_tokenizer
 from vla_alignment_ros.errors import ConfigError

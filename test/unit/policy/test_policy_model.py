@@ -100,6 +100,7 @@ def make_batch(checkpoint, rows=6):
         'action': 0.01 * torch.randn(rows, 4, 7, generator=generator),
         'action_mask': torch.tensor([[True, True, True, i % 2 == 0] for i in range(rows)]),
         'keyframe': torch.randn(rows, 3, generator=generator),
+        'keyframe_gripper': torch.zeros(rows),
     }
 
 
