@@ -9,6 +9,7 @@ import shlex
 import sys
 import tempfile
 import time
+from typing import Any
 
 import tyro
 
@@ -62,8 +63,6 @@ def _write_page(results: Path) -> int:
 
 def _run(options: Options, command: str) -> int:
     keys = choose(options.rows)
-    if set(keys) & set(NEEDS_CHECKPOINT):
-        _check_checkpoint(options.checkpoint)
     about = {
         'command': command,
         'date': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
@@ -71,6 +70,8 @@ def _run(options: Options, command: str) -> int:
         'threads': options.threads,
         'machine': machine(),
     }
+    if set(keys) & set(NEEDS_CHECKPOINT):
+        about['checkpoint'] = _about_checkpoint(options.checkpoint)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix='vla_bench_') as folder:
         for key in keys:
@@ -90,11 +91,16 @@ def _run(options: Options, command: str) -> int:
     return 0
 
 
-def _check_checkpoint(folder: Path) -> None:
-    """Before anything is measured: nobody should wait for a row that cannot be."""
+def _about_checkpoint(folder: Path) -> dict[str, Any]:
+    """Read before anything is measured: nobody should wait for a row that cannot be."""
     from vla_alignment_ros.policy.checkpoint import load_checkpoint
 
-    load_checkpoint(folder)
+    checkpoint = load_checkpoint(folder)
+    return {
+        'embodiment': checkpoint.embodiment.name,
+        'parameters': sum(p.numel() for p in checkpoint.model.parameters()),
+        'training_steps': checkpoint.training.get('steps'),
+    }
 
 
 if __name__ == '__main__':

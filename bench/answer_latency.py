@@ -3,8 +3,9 @@
 The policy node runs as its own process and acts on arrival. Wrist image and joint states are there
 already when the front image goes out: it completes the observation, and the clock starts. From the
 time to the command the round trip of the same two messages through a bare echo process is taken
-off. What is left is compared with the bare forward pass, measured in this process on the
-observation of the same bytes.
+off. What is left is compared with the bare forward pass, measured in this process on an
+observation of such bytes and after the same pause: a processor that has idled begins slowly, in
+the node as here. How fast a second pass right behind it is, stands among the figures.
 """
 
 from __future__ import annotations
@@ -156,7 +157,8 @@ def run(settings: BenchSettings) -> Row:
         goal=1.15,
         ours_is='front image published → command received in another process, the policy node '
         'acting on arrival with gate, plan, guard and codec, less the DDS round trip',
-        baseline_is='`Policy.step` alone, in this process, on the observation of the same bytes',
+        baseline_is='`Policy.step` alone, in this process, on an observation of such bytes, after '
+        'the same pause',
         figures={
             'image published to command received, p50 ms': node.p50 * 1e3,
             'image published to command received, p95 ms': node.percentile(95) * 1e3,

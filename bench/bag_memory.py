@@ -38,7 +38,7 @@ def run(settings: BenchSettings) -> Row:
             for how in (STREAM, DATASET)
             for name, bag in bags.items()
         },
-        rounds=settings.size(5, 1),
+        rounds=settings.size(3, 1),
         warm_up=0,
     )
     ratios = {

@@ -166,6 +166,16 @@ def terminal_table(rows: Sequence[Row]) -> str:
     return '\n'.join(lines)
 
 
+def _checkpoint_line(about: dict[str, Any] | None) -> list[str]:
+    if about is None:
+        return []
+    millions = about['parameters'] / 1e6
+    return [
+        f'The checkpoint is for {about["embodiment"]}, has {millions:.1f} M parameters and was '
+        f'trained for {about["training_steps"]} steps.'
+    ]
+
+
 def page(rows: Sequence[Row], run: dict[str, Any]) -> str:
     """The performance page in Markdown."""
     about = run['machine']
@@ -180,6 +190,7 @@ def page(rows: Sequence[Row], run: dict[str, Any]) -> str:
         f'Measured {run["date"]} on {about["cores"]} cores of {about["cpu"]}{gpu}, '
         f'Python {about["python"]}, torch {about["torch"]} with {run["threads"]} thread, '
         f'load {about["load_1min"]} before it began, with `{run["command"]}`.',
+        *_checkpoint_line(run.get('checkpoint')),
         '',
         '| row | what | ours | baseline | unit | ratio | goal | verdict |',
         '|---|---|---|---|---|---|---|---|',

@@ -4,6 +4,8 @@ One room, one job; a room imports only rooms above it in this list:
 
     errors        what a user can mend
     resources     where the files that come with the package are
+    fields        typed values from YAML
+    calibration   where a fixed camera is and how it projects
     embodiment    what is particular to one robot (YAML)
     pixels        image encodings → RGB
     wire          CDR bytes ↔ numpy: the one path for live messages, bags and commands

@@ -23,6 +23,7 @@ import yaml
 
 from vla_alignment_ros.calibration import Pinhole
 from vla_alignment_ros.errors import EmbodimentError
+from vla_alignment_ros.fields import is_number, normalise
 from vla_alignment_ros.resources import package_path as package_path
 from vla_alignment_ros.resources import resolve_resource as resolve_resource
 
@@ -66,7 +67,7 @@ class Camera:
     calibration: Pinhole | None = None  # where it is, if fixed and calibrated
 
     def __post_init__(self) -> None:
-        _normalise(self, 'camera')
+        normalise(self, 'camera')
 
     @property
     def message_type(self) -> str:
@@ -82,7 +83,7 @@ class Gripper:
     closed_position: float
 
     def __post_init__(self) -> None:
-        _normalise(self, 'gripper')
+        normalise(self, 'gripper')
 
     def opening(self, position: float) -> float:
         """Joint position as opening: 1 = open, 0 = closed."""
@@ -116,7 +117,7 @@ class ActionSpec:
     workspace_high: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        _normalise(self, 'action')
+        normalise(self, 'action')
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Embodiment:
     max_age_s: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _normalise(self, 'embodiment')
+        normalise(self, 'embodiment')
         _check(self)
 
     # -- construction ---------------------------------------------------------------------------
@@ -265,43 +266,10 @@ def _value(key: str, value: Any, where: str) -> Any:
     return value
 
 
-def _normalise(part: Any, where: str) -> None:
-    """Refuse texts and lists that are none, and turn whole numbers into floats.
-
-    10 and 10.0 are one embodiment, so they must give one digest.
-    """
-    for f in dataclasses.fields(part):
-        kind, value = str(f.type), getattr(part, f.name)
-        if value is None and kind.endswith('| None'):
-            continue
-        if kind.startswith('str') and not (isinstance(value, str) and value):
-            raise EmbodimentError(f'{where}.{f.name} must be a text, got {value!r}')
-        if kind.startswith('bool') and not isinstance(value, bool):
-            raise EmbodimentError(f'{where}.{f.name} must be true or false, got {value!r}')
-        if kind.startswith('tuple') and not isinstance(value, tuple):
-            raise EmbodimentError(f'{where}.{f.name} must be a list, got {value!r}')
-        if kind.startswith('tuple[str') and not all(isinstance(v, str) and v for v in value):
-            raise EmbodimentError(f'{where}.{f.name} must hold texts, got {value!r}')
-        if 'float' in kind:
-            object.__setattr__(part, f.name, _floats(value))
-
-
-def _floats(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(_floats, value))
-    if isinstance(value, Mapping):
-        return {key: _floats(v) for key, v in value.items()}
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
-
-
 def _check_vector(name: str, values: Any, length: int, positive: bool = False) -> None:
     if not isinstance(values, tuple) or len(values) != length:
         raise EmbodimentError(f'action.{name} needs {length} values, got {values!r}')
-    if not all(_number(v) for v in values):
+    if not all(is_number(v) for v in values):
         raise EmbodimentError(f'action.{name} must hold numbers, got {values!r}')
     if positive and not all(v > 0 for v in values):
         raise EmbodimentError(f'action.{name} must be positive, got {values!r}')
@@ -358,9 +326,9 @@ def _check(e: Embodiment) -> None:
     if not e.joint_names or len(set(e.joint_names)) != len(e.joint_names):
         raise EmbodimentError(f'joint_names must be distinct and not empty: {e.joint_names!r}')
     span = (e.gripper.open_position, e.gripper.closed_position)
-    if not all(_number(v) and math.isfinite(v) for v in span) or span[0] == span[1]:
+    if not all(is_number(v) and math.isfinite(v) for v in span) or span[0] == span[1]:
         raise EmbodimentError('gripper.open_position and closed_position must be two numbers')
-    if not _number(e.rate_hz) or not 0 < e.rate_hz <= 1000:
+    if not is_number(e.rate_hz) or not 0 < e.rate_hz <= 1000:
         raise EmbodimentError(f'rate_hz must be in (0, 1000], got {e.rate_hz!r}')
     _check_action(e.action)
     if e.action.space != 'ee_delta' and len(e.joint_names) != ACTION_DIM - 1:
@@ -399,7 +367,7 @@ def _check(e: Embodiment) -> None:
             f'max_age_s names unknown source {", ".join(sorted(unknown))}; '
             f'allowed: {", ".join(e.source_topics())}'
         )
-    if not all(_number(v) and v > 0 for v in e.max_age_s.values()):
+    if not all(is_number(v) and v > 0 for v in e.max_age_s.values()):
         raise EmbodimentError(f'max_age_s must be positive seconds: {e.max_age_s}')
     if e.urdf is not None and not e.ee_link:
         raise EmbodimentError('urdf is given, so ee_link must name the end-effector frame')

@@ -110,7 +110,8 @@ def demo(options: Demo) -> int:
         shelf,
     )
     picture = options.out / 'film.png'
-    films = [film for split in PROGRAMME for _, film in shelf.films(split, True) if split != ABSENT]
+    moved = (split for split in PROGRAMME if split != ABSENT)
+    films = [film for split in moved for _, film in shelf.films(split, True)]
     if films:
         picture.write_bytes(encode_png(filmstrip(films[0])))
     console.print(results_table(evaluation))

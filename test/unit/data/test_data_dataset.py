@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from recordings import make_embodiment, Recorder
 import torch
 
 from vla_alignment_ros.data import cache as cache_module
@@ -35,11 +36,18 @@ def built(root):
     return {path.parent.name: path.stat().st_mtime_ns for path in found}
 
 
-@pytest.fixture
-def demos(recorder):
+@pytest.fixture(scope='module')
+def recorded(tmp_path_factory):
+    recorder = Recorder(tmp_path_factory.mktemp('recorded'), make_embodiment())
     for i in range(5):
         recorder.record(f'ep{i}', ticks=4 + i, instruction=f'Pick thing {i % 2}.')
     return recorder.root
+
+
+@pytest.fixture
+def demos(recorded, recorder):
+    """Five episodes, of this test alone."""
+    return shutil.copytree(recorded, recorder.root)
 
 
 # -- what is in a batch -------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from vla_alignment_ros.encoders.language import (
     build_tokenizer,
     LanguageTower,

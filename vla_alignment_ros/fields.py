@@ -1,0 +1,43 @@
+"""Typed fields of a description that came from YAML: the same meaning, always the same value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from vla_alignment_ros.errors import EmbodimentError
+
+
+def normalise(part: Any, where: str) -> None:
+    """Refuse texts and lists that are none, and turn whole numbers into floats.
+
+    10 and 10.0 are one embodiment, so they must give one digest.
+    """
+    for f in dataclasses.fields(part):
+        kind, value = str(f.type), getattr(part, f.name)
+        if value is None and kind.endswith('| None'):
+            continue
+        if kind.startswith('str') and not (isinstance(value, str) and value):
+            raise EmbodimentError(f'{where}.{f.name} must be a text, got {value!r}')
+        if kind.startswith('bool') and not isinstance(value, bool):
+            raise EmbodimentError(f'{where}.{f.name} must be true or false, got {value!r}')
+        if kind.startswith('tuple') and not isinstance(value, tuple):
+            raise EmbodimentError(f'{where}.{f.name} must be a list, got {value!r}')
+        if kind.startswith('tuple[str') and not all(isinstance(v, str) and v for v in value):
+            raise EmbodimentError(f'{where}.{f.name} must hold texts, got {value!r}')
+        if 'float' in kind:
+            object.__setattr__(part, f.name, _floats(value))
+
+
+def _floats(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_floats, value))
+    if isinstance(value, Mapping):
+        return {key: _floats(v) for key, v in value.items()}
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def is_number(value: Any) -> bool:
+    """A number that is none of bool and NaN."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
