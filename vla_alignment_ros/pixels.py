@@ -105,7 +105,7 @@ def unpadded_rgb8(raw: bytes) -> tuple[int, str, np.ndarray] | None:
         frame_id = str(raw[16 : end - 1], 'utf-8')
         place = (end + 3) & ~3
         height, width = _PAIR.unpack_from(raw, place)
-        if raw[1] != 1 or end == 16 or raw[place + 8 : place + 17] != _RGB8:
+        if raw[1] != 1 or end == 16 or raw[end - 1] or raw[place + 8 : place + 17] != _RGB8:
             return None
         place = (place + 21) & ~3  # behind is_bigendian
         step, size = _PAIR.unpack_from(raw, place)

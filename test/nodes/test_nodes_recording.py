@@ -105,6 +105,20 @@ def test_a_discarded_take_leaves_nothing_and_does_not_leak(recorder, embodiment,
     assert {ts_ns for _, _, ts_ns, _ in EpisodeReader(path).messages()} == {3_000}
 
 
+def test_what_is_repeated_from_before_the_episode_is_not_part_of_it(recorder, embodiment):
+    recorder.start(WALL_NS)
+    for topic, raw in _tick(embodiment, 1_000).items():
+        recorder.push(topic, raw, WALL_NS)
+    recorder.stop(True, {}, WALL_NS)
+    recorder.start(WALL_NS)
+    for ts_ns in (1_000, 12_000, 13_000):  # a simulator that waits says its last again
+        for topic, raw in _tick(embodiment, ts_ns).items():
+            if topic != 'gripper/command' or ts_ns > 1_000:
+                recorder.push(topic, raw, WALL_NS)
+    path = recorder.stop(True, {}, WALL_NS)
+    assert {ts_ns for _, _, ts_ns, _ in EpisodeReader(path).messages()} == {12_000, 13_000}
+
+
 def test_a_disk_error_is_reported_and_the_next_episode_works(
     recorder, embodiment, tmp_path, monkeypatch
 ):

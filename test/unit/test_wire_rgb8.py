@@ -63,4 +63,5 @@ def test_other_images_go_the_general_way():
     raw = message()
     assert unpadded_rgb8(raw.replace(b'rgb8', b'bgr8')) is None
     assert unpadded_rgb8(raw[:-1]) is None
+    assert unpadded_rgb8(raw.replace(b'camera\0', b'camera\1')) is None
     assert unpadded_rgb8(b'') is None

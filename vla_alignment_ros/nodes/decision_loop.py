@@ -67,6 +67,7 @@ class DecisionLoop:
         self.answer_time = Percentiles()  # newest message in -> command out
         self.decisions = 0
         self.last: Command | None = None
+        self.verdict: Verdict | None = None
         self._config = config
         self._send, self._report, self._log = send, report, log
         self._assembler = ObservationAssembler(self.embodiment)
@@ -153,11 +154,13 @@ class DecisionLoop:
 
     def key_values(self) -> dict[str, str]:
         """What there is to know, for a diagnostic message."""
-        last = self.last
+        last, verdict = self.last, self.verdict
         ages = self.buffer.ages(time.monotonic_ns())
         return {
             'state': last.state if last is not None else 'idle',
             'reason': last.reason if last is not None else '',
+            'instruction': verdict.instruction if verdict is not None else '',
+            'vl_score': f'{verdict.vl_score:.3f}' if verdict is not None else '',
             'decisions': str(self.decisions),
             **self.decision_time.snapshot('decision'),
             **self.answer_time.snapshot('answer'),
@@ -209,6 +212,7 @@ class DecisionLoop:
             self.answer_time.add((time.monotonic_ns() - arrived_ns) * 1e-9)
         self.decision_time.add(time.perf_counter() - started)
         self.decisions += 1
+        self.verdict = verdict
         if verdict.refused:
             self.causes.add('refused chunk')
         self._report(verdict)

@@ -19,7 +19,7 @@ from vla_alignment_ros.errors import SimulationError
 from vla_alignment_ros.nodes.client import Client
 from vla_alignment_ros.nodes.qos import sensor_data, subscribe_raw
 
-FILM_DEPTH = 16  # newest film frames kept
+FILM_DEPTH = 64  # newest film frames kept
 FRAME_S = 0.5  # patience with a frame
 
 
@@ -76,7 +76,9 @@ class EvaluationClient(Client):
             'the status of the new episode',
         )
         self._decisions.clear()
-        self._frames.clear()
+        begin = int(self._statuses[0]['ts_ns'])
+        for stamp in [stamp for stamp in self._frames if stamp < begin]:
+            del self._frames[stamp]  # the first frame of this episode may be there already
         self.activate(self._policy)
         return spec
 
@@ -92,7 +94,8 @@ class EvaluationClient(Client):
     def frame(self, ts_ns: int) -> bytes | None:
         """The film frame with that stamp as CDR bytes; None if it was lost on the way."""
         deadline = time.monotonic() + FRAME_S
-        while ts_ns not in self._frames and time.monotonic() < deadline:
+        # frames come in order: behind a newer one nothing is left to wait for
+        while max(self._frames, default=ts_ns - 1) < ts_ns and time.monotonic() < deadline:
             self.spin_once()
         return self._frames.get(ts_ns)
 

@@ -71,6 +71,8 @@ class EpisodeRecorder:
         self._session: _Session | None = None
         self._last: _Session | None = None
         self._instruction: bytes | None = None
+        self._newest: dict[str, int] = {}  # topic -> stamp, whether recorded or not
+        self._before: dict[str, int] = {}  # the same as it was when the episode began
         self._closing = False
         self._thread = threading.Thread(target=self._run, name='recorder', daemon=True)
         self._thread.start()
@@ -88,6 +90,7 @@ class EpisodeRecorder:
                 raise BagError('an episode is being recorded: stop or discard it first')
             counts = {topic: TopicCount() for topic in self._types}
             session = self._session = self._last = _Session(counts, now_ns)
+            self._before = dict(self._newest)
             ready = self._command('open', session)
         try:
             name = ready.result()
@@ -105,8 +108,13 @@ class EpisodeRecorder:
         with self._changed:
             if topic == self.embodiment.instruction_topic:
                 self._instruction = raw
+            stamp = self._stamp(topic, raw)
             if self._session is not None and self._session.writer is not None:
-                self._take(topic, raw, now_ns)
+                # said before the episode and now repeated: not part of it
+                if stamp is None or stamp != self._before.get(topic):
+                    self._take(topic, raw, now_ns)
+            if stamp is not None:
+                self._newest[topic] = stamp
 
     def stop(self, success: bool | None, extra: Mapping[str, str], now_ns: int) -> Path:
         """Finish the episode: everything that was received is on the disk when this returns.
@@ -188,12 +196,14 @@ class EpisodeRecorder:
         session, self._session = self._session, None
         return session
 
-    def _take(self, topic: str, raw: bytes, now_ns: int) -> None:
-        session = self._session
+    def _stamp(self, topic: str, raw: bytes) -> int | None:
         try:
-            stamp = wire.stamp_ns(raw, self._types[topic])
+            return wire.stamp_ns(raw, self._types[topic]) or None
         except WireError:  # recorded as it came: what is broken shows when it is checked
-            stamp = None
+            return None
+
+    def _take(self, topic: str, raw: bytes, now_ns: int) -> None:
+        session, stamp = self._session, self._stamp(topic, raw)
         if stamp:
             session.newest_ns = max(stamp, session.newest_ns or stamp)
             early, session.early = session.early, []

@@ -152,7 +152,8 @@ class Worker:
 
 def off_executor(node: Node, worker: Worker, function: Callable[..., Any], *args: Any) -> Future:
     """Run a function in `worker`; the result can be awaited in a callback of `node`."""
-    future = Future(executor=node.executor)
+    executor = node.executor
+    future = Future(executor=executor)
 
     def finish(done: WorkerFuture) -> None:
         error = done.exception()
@@ -160,6 +161,7 @@ def off_executor(node: Node, worker: Worker, function: Callable[..., Any], *args
             future.set_exception(error)
         else:
             future.set_result(done.result())
+        executor.wake()  # some executors only look at what awaits when something else happens
 
     worker.submit(function, *args).add_done_callback(finish)
     return future

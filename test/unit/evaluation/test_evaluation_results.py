@@ -69,7 +69,8 @@ def test_touching_another_object_is_the_wrong_object_even_if_it_succeeds():
 
 
 def test_success_of_the_world_does_not_count_where_the_object_is_absent():
-    assert not run(split='absent', success_at=1).success
+    result = run(split='absent', success_at=1)
+    assert (result.success, result.end) == (False, 'limit')
 
 
 def test_results_file_has_exactly_its_keys(tmp_path):
