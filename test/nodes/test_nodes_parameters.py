@@ -11,10 +11,8 @@ from rclpy.parameter import Parameter
 import yaml
 
 from vla_alignment_ros.errors import ConfigError
-from vla_alignment_ros.nodes.parameters import (
-    defaults,
-    parameter,
-    Parameters,
+from vla_alignment_ros.nodes.parameters import defaults, parameter, Parameters
+from vla_alignment_ros.nodes.schemas import (
     PolicyParameters,
     SimulatorParameters,
     TrainingParameters,

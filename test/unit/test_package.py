@@ -34,7 +34,7 @@ PIP_NAMES = {
     'yaml': 'pyyaml',
 }
 # needed without being imported: by a library, or to build
-UNSEEN = {'setuptools', 'tensorboard'}
+UNSEEN = {'ruamel-yaml-clib', 'setuptools', 'tensorboard'}
 # comes with another requirement, and only together with it
 WITH = {'rcl_interfaces': 'ros-rclpy', 'rpyutils': 'ros-rclpy'}
 

@@ -16,9 +16,10 @@ from vla_alignment_ros import wire
 from vla_alignment_ros.control.codecs import make_codec
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import VlaError
-from vla_alignment_ros.nodes.parameters import ExpertParameters, Parameters
+from vla_alignment_ros.nodes.parameters import Parameters
 from vla_alignment_ros.nodes.qos import latched, RawPublishers, reliable, subscribe_raw
 from vla_alignment_ros.nodes.runtime import run
+from vla_alignment_ros.nodes.schemas import ExpertParameters
 from vla_alignment_ros.nodes.truth import TruthView
 from vla_alignment_ros.sim.expert import Expert
 

@@ -39,7 +39,7 @@ from vla_alignment_ros.nodes.diagnostics import (
     WARN,
 )
 from vla_alignment_ros.nodes.lifecycle import ManagedNode
-from vla_alignment_ros.nodes.parameters import Parameters, PolicyParameters
+from vla_alignment_ros.nodes.parameters import Parameters
 from vla_alignment_ros.nodes.qos import (
     advertise,
     latched,
@@ -49,6 +49,7 @@ from vla_alignment_ros.nodes.qos import (
     topic_qos,
 )
 from vla_alignment_ros.nodes.runtime import run
+from vla_alignment_ros.nodes.schemas import PolicyParameters
 from vla_alignment_ros.policy.policy import Policy
 
 CHUNK_TOPIC = '~/action_chunk'

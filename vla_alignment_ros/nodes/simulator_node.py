@@ -30,9 +30,10 @@ from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ControlError, VlaError, WireError
 from vla_alignment_ros.nodes.diagnostics import Causes, ERROR, OK, status_message
 from vla_alignment_ros.nodes.intake import CommandIntake, ReceivedCommand
-from vla_alignment_ros.nodes.parameters import Parameters, SimulatorParameters
+from vla_alignment_ros.nodes.parameters import Parameters
 from vla_alignment_ros.nodes.qos import advertise, latched, RawPublishers, reliable, subscribe_raw
 from vla_alignment_ros.nodes.runtime import off_executor, run, Worker
+from vla_alignment_ros.nodes.schemas import SimulatorParameters
 from vla_alignment_ros.nodes.world_host import OVERVIEW_TOPIC, WorldHost
 
 

@@ -18,6 +18,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.subscription import Subscription
 from std_srvs.srv import SetBool, Trigger
 
+from vla_alignment_ros.data.recorder import EpisodeRecorder
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import BagError, ConfigError, VlaError
 from vla_alignment_ros.nodes.diagnostics import (
@@ -29,7 +30,7 @@ from vla_alignment_ros.nodes.diagnostics import (
     WARN,
 )
 from vla_alignment_ros.nodes.lifecycle import ManagedNode
-from vla_alignment_ros.nodes.parameters import Parameters, TrainingParameters
+from vla_alignment_ros.nodes.parameters import Parameters
 from vla_alignment_ros.nodes.qos import (
     advertise,
     latched,
@@ -38,8 +39,8 @@ from vla_alignment_ros.nodes.qos import (
     subscribe_raw,
     topic_qos,
 )
-from vla_alignment_ros.nodes.recording import EpisodeRecorder
 from vla_alignment_ros.nodes.runtime import off_executor, run, Worker
+from vla_alignment_ros.nodes.schemas import TrainingParameters
 
 RECORDER_DEPTH = 50  # messages per topic that DDS keeps while callbacks are late
 

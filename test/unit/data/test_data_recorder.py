@@ -10,9 +10,9 @@ import pytest
 from vla_alignment_ros import wire
 from vla_alignment_ros.control.codecs import make_codec
 from vla_alignment_ros.data.bag import EpisodeReader
+from vla_alignment_ros.data.recorder import EpisodeRecorder
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import BagError
-from vla_alignment_ros.nodes.recording import EpisodeRecorder
 
 WALL_NS = 1_800_000_000_000_000_000  # a wall clock far from the simulated stamps
 

@@ -1,0 +1,128 @@
+"""The parameters of every node: one frozen dataclass each, the only place that says them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vla_alignment_ros.nodes.parameters import parameter
+
+SPLITS = ('train', 'val', 'seen', 'unseen_objects', 'unseen_phrases', 'swapped', 'absent')
+STORAGES = ('mcap', 'sqlite3')
+
+
+@dataclass(frozen=True)
+class SimulatorParameters:
+    """Parameters of simulator_node."""
+
+    embodiment: str = parameter('tabletop', 'Name or YAML file of the embodiment to simulate.')
+    split: str = parameter('seen', 'Split the next episode is from.', choices=SPLITS, live=True)
+    seed: int = parameter(
+        0, 'Scene number of the next episode within its split.', low=0, high=2**62, live=True
+    )
+    publish_instruction: bool = parameter(
+        False, "Whether a reset publishes the episode's instruction.", live=True
+    )
+    reset_on_start: bool = parameter(True, 'Whether the node begins with an episode.')
+    lockstep: bool = parameter(
+        False, 'Time stands still until the command for the last observation has come.'
+    )
+    lockstep_retry_s: float = parameter(
+        0.2,
+        'In lock-step: publish the observation again after so long without its command.',
+        unit='s', low=0.05, high=3600.0,
+    )
+    real_time_factor: float = parameter(
+        1.0, 'Free-running: simulated seconds per second.', low=0.01, high=100.0
+    )
+    command_timeout_s: float = parameter(
+        0.5,
+        'Free-running: the arm stops when no command came for so long (simulated time).',
+        unit='s', low=0.0, high=60.0,
+    )
+    disturbances: bool = parameter(
+        True, 'Whether the disturbances that training episodes ask for are executed.'
+    )
+    overview_width: int = parameter(
+        320, 'Width of ~/overview/image_raw, drawn while subscribed.', unit='pixel',
+        low=16, high=1280,
+    )
+    overview_height: int = parameter(
+        240, 'Height of ~/overview/image_raw.', unit='pixel', low=16, high=960
+    )
+
+
+@dataclass(frozen=True)
+class ExpertParameters:
+    """Parameters of expert_node."""
+
+    embodiment: str = parameter('tabletop', 'Name or YAML file of the embodiment it moves.')
+    publish_instruction: bool = parameter(
+        True, "Whether it publishes the episode's instruction."
+    )
+
+
+@dataclass(frozen=True)
+class TrainingParameters:
+    """Parameters of training_node."""
+
+    embodiment: str = parameter('tabletop', 'Name or YAML file of the embodiment to record.')
+    folder: str = parameter('demonstrations', 'Folder that receives one bag per episode.')
+    storage: str = parameter('mcap', 'Bag storage.', choices=STORAGES)
+    zstd: bool = parameter(False, 'Whether bags are compressed.')
+    labels: tuple[str, ...] = parameter(
+        (), 'key=value notes written into the next episode (task=pick).', live=True
+    )
+    queue_bytes: int = parameter(
+        256 * 2**20, 'Messages waiting for the disk; beyond that they are dropped and counted.',
+        unit='byte', low=2**20, high=2**40,
+    )
+    status_period_s: float = parameter(
+        1.0, 'Period of ~/status and /diagnostics.', unit='s', low=0.05, high=60.0
+    )
+    autostart: bool = parameter(False, 'Configure and activate without a lifecycle manager.')
+
+
+@dataclass(frozen=True)
+class PolicyParameters:
+    """Parameters of policy_node."""
+
+    checkpoint: str = parameter('', 'Checkpoint folder; its embodiment names the topics.')
+    device: str = parameter('auto', 'Torch device: auto, cpu, cuda, cuda:0 …')
+    threads: int = parameter(
+        1, 'Torch threads on the CPU; more hurts small models on busy machines.',
+        low=1, high=256,
+    )
+    act_on_arrival: bool = parameter(
+        False,
+        'Answer every complete observation with exactly one command that carries its stamp, '
+        'instead of commanding at the control rate.',
+    )
+    candidates: int = parameter(
+        0, "Action chunks drawn per decision; 0: the checkpoint's number.", low=0, high=1024
+    )
+    seed: int = parameter(
+        0, "Seed of the candidates' noise; decision n after an instruction repeats.",
+        low=0, high=2**31,
+    )
+    ensemble: bool = parameter(True, 'Average the chunks that overlap, or the newest alone.')
+    gate_enabled: bool = parameter(
+        True, 'Whether a low alignment score slows and holds the arm.', name='gate.enabled'
+    )
+    gate_go: float = parameter(
+        -1.0, "Score from which motion is free; below 0: the checkpoint's.", name='gate.go',
+        low=-1.0, high=1.0,
+    )
+    gate_hold: float = parameter(
+        -1.0, "Score under which the arm holds; below 0: the checkpoint's.", name='gate.hold',
+        low=-1.0, high=1.0,
+    )
+    watchdog_s: float = parameter(
+        0.0,
+        "The arm holds when a source is older than this; 0: the embodiment's max_age_s, and 2 s "
+        'without any command.',
+        unit='s', low=0.0, high=60.0,
+    )
+    status_period_s: float = parameter(
+        1.0, 'Period of /diagnostics.', unit='s', low=0.05, high=60.0
+    )
+    autostart: bool = parameter(False, 'Configure and activate without a lifecycle manager.')
