@@ -15,7 +15,8 @@ from vla_alignment_ros import wire
 from vla_alignment_ros.nodes.client import Client
 from vla_alignment_ros.nodes.qos import reliable, subscribe_raw
 
-EXIT_S = 30.0
+EXIT_S = 60.0
+START_S = 150.0  # importing torch and loading a checkpoint on a busy machine
 
 
 class Processes:
@@ -77,20 +78,20 @@ def client(ros_domain: int, processes: Processes):
     made.close()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_nodes_run_and_end_with_exit_code_zero(processes, client, checkpoint, tmp_path):
     processes.start('simulator_node', lockstep=True, publish_instruction=True, split='seen')
     processes.start('expert_node')
     processes.start('training_node', folder=str(tmp_path / 'demos'))
     processes.start('policy_node', checkpoint=str(checkpoint))
     for node in ('training_node', 'policy_node'):
-        client.configure(node, timeout_s=90.0)
+        client.configure(node, timeout_s=START_S)
         client.activate(node)
     done: list[bytes] = []
     subscribe_raw(
         client.node, 'simulator_node/success', 'std_msgs/msg/Bool', done.append, reliable()
     )
-    client.until(lambda: done, 'the simulator')
+    client.until(lambda: done, 'the simulator', START_S)
     numbers = dict.fromkeys(list(processes.running), signal.SIGINT)
     numbers['training_node'] = signal.SIGTERM
     for name, number in numbers.items():
@@ -98,7 +99,7 @@ def test_nodes_run_and_end_with_exit_code_zero(processes, client, checkpoint, tm
         assert code == 0, f'{name} ended with {code}:\n{processes.log(name)}'
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_an_interrupted_policy_leaves_the_arm_held(processes, client, checkpoint):
     twists: list[bytes] = []
     subscribe_raw(
@@ -116,7 +117,7 @@ def test_an_interrupted_policy_leaves_the_arm_held(processes, client, checkpoint
         **{'gate.enabled': False},
     )
     processes.start('simulator_node', lockstep=True, publish_instruction=True)
-    client.until(lambda: len(twists) > 3 and _moves(twists[-1]), 'motion')
+    client.until(lambda: len(twists) > 3 and _moves(twists[-1]), 'motion', START_S)
     processes.running['policy_node'].send_signal(signal.SIGINT)
     client_check, client._check = client._check, lambda: None
     client.until(lambda: not _moves(twists[-1]), 'the hold')
@@ -125,6 +126,7 @@ def test_an_interrupted_policy_leaves_the_arm_held(processes, client, checkpoint
     assert not _moves(twists[-1])
 
 
+@pytest.mark.timeout(120)
 def test_a_parameter_that_is_not_allowed_ends_the_process_with_the_reason(processes):
     processes.start('simulator_node', split='nowhere')
     assert processes.running.pop('simulator_node').wait(EXIT_S) == 1

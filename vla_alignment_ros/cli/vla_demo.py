@@ -67,7 +67,7 @@ class Full:
     demonstrations: int = 2700
     """Episodes that the expert demonstrates, scene numbers 0, 1, 2, …; about 2 a second and
     core, 4 MB each."""
-    steps: int = 7000
+    steps: int = 4800
     """Optimiser steps."""
     seed: int = 0
     """Seed of the training: weights, order of the samples, noise."""

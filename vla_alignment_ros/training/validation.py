@@ -14,8 +14,11 @@ from vla_alignment_ros.policy.checkpoint import Calibration
 from vla_alignment_ros.policy.model import FAR_M, VlaModel
 from vla_alignment_ros.training.batches import BatchStream
 
-FALSE_HOLD = 0.01  # share of matched moments that may fall below the hold threshold
-GO_MISSED = 0.03  # share of matched approaches that may fall below the go threshold
+# Shares of matched moments that may fall below the gate's thresholds. A false hold ends a task
+# half-way, so it must be rarer than one wrong moment in several episodes; before the first motion
+# the next moment gets another try.
+FALSE_HOLD = 0.002
+GO_MISSED = 0.02
 
 
 @torch.no_grad()
