@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
+import os
 from pathlib import Path
 import shlex
 import sys
@@ -48,10 +49,19 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.table:
             return _write_page(options.out or RESULTS)
-        return _run(options, shlex.join(['python', '-m', 'bench', *arguments]))
+        return _run(options, _command(arguments))
     except VlaError as error:
         print(f'bench: {error}', file=sys.stderr)
         return 2
+
+
+def _command(arguments: list[str]) -> str:
+    """As it can be typed again; where the results went is left out."""
+    kept = list(arguments)
+    if '--out' in kept:
+        place = kept.index('--out')
+        del kept[place : place + 2]
+    return shlex.join(['python', '-m', 'bench', *kept])
 
 
 def _write_page(results: Path) -> int:
@@ -82,6 +92,7 @@ def _run(options: Options, command: str) -> int:
             settings = BenchSettings(options.checkpoint, scratch, options.quick, options.threads)
             rows.append(runner(key)(settings))
             print(f'{time.monotonic() - start:.0f} s', file=sys.stderr)
+    about['load_1min_after'] = round(os.getloadavg()[0], 2)
     print(terminal_table(rows))
     whole = keys == list(ROWS) and not options.quick
     path = options.out or (RESULTS if whole else None)

@@ -176,6 +176,18 @@ def _checkpoint_line(about: dict[str, Any] | None) -> list[str]:
     ]
 
 
+def _load_line(about: dict[str, Any]) -> list[str]:
+    load, cores = about['load_1min'], about['cores']
+    if load < 0.5 * cores:
+        return []
+    return [
+        '',
+        f'**The machine was busy with other work** ({load} runnable processes on {cores} cores '
+        'before it began): milliseconds are too high, and rows that need several processes suffer '
+        'most. Measure again on an idle machine.',
+    ]
+
+
 def page(rows: Sequence[Row], run: dict[str, Any]) -> str:
     """The performance page in Markdown."""
     about = run['machine']
@@ -191,6 +203,7 @@ def page(rows: Sequence[Row], run: dict[str, Any]) -> str:
         f'Python {about["python"]}, torch {about["torch"]} with {run["threads"]} thread, '
         f'load {about["load_1min"]} before it began, with `{run["command"]}`.',
         *_checkpoint_line(run.get('checkpoint')),
+        *_load_line(about),
         '',
         '| row | what | ours | baseline | unit | ratio | goal | verdict |',
         '|---|---|---|---|---|---|---|---|',

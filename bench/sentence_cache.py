@@ -56,6 +56,8 @@ def run(settings: BenchSettings) -> Row:
             'saved by the cache, ms': uncached_ms - cached_ms,
             'words and language tower alone, p50 ms': language_ms,
             'cost of a sentence at which the goal is reached, ms': needed_ms,
+            'ratio of the calmest turns (p10)': samples['cached'].percentile(10)
+            / samples['uncached'].percentile(10),
             'cached p95, ms': samples['cached'].percentile(95) * 1e3,
             'uncached p95, ms': samples['uncached'].percentile(95) * 1e3,
         },

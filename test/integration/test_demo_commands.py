@@ -55,6 +55,21 @@ def test_evaluate_without_ros_writes_figures_and_report(checkpoint, tmp_path, ca
     assert json.loads((tmp_path / 'b' / 'results.json').read_text()) == figures
 
 
+def test_an_interrupted_evaluation_keeps_what_it_has(checkpoint, tmp_path, monkeypatch, capsys):
+    def two_then_ctrl_c(runner, plan):
+        yield from run_plan(runner, plan[:2])
+        raise KeyboardInterrupt
+
+    run_plan = vla_evaluate.run_plan
+    monkeypatch.setattr(vla_evaluate, 'run_plan', two_then_ctrl_c)
+    figures = tmp_path / 'r.json'
+    arguments = ['--checkpoint', str(checkpoint), '--episodes', '9', '--json', str(figures),
+                 '--in-process', '--device', 'cpu']  # fmt: skip
+    assert vla_evaluate.main(arguments) == 130
+    assert json.loads(figures.read_text())['splits']['seen']['episodes'] == 2
+    assert 'interrupted' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [

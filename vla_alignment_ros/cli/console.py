@@ -50,10 +50,10 @@ def show_progress(
     console: Console,
     episodes: Iterable[tuple[EpisodeResult, Film]],
     total: int,
-    shelf: FilmShelf | None = None,
-) -> list[EpisodeResult]:
-    """Run the episodes, one line each under a bar that says how many are left."""
-    results: list[EpisodeResult] = []
+    shelf: FilmShelf,
+    results: list[EpisodeResult],
+) -> None:
+    """Run the episodes into `results`, one line each over a bar that says how many are left."""
     columns = (
         TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
         TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn(),
@@ -62,8 +62,7 @@ def show_progress(
         task = progress.add_task('episodes', total=total)
         for result, film in episodes:
             results.append(result)
-            if shelf is not None:
-                shelf.add(result, film)
+            shelf.add(result, film)
             style = 'green' if result.success else 'red'
             line = f'{len(results):>{len(str(total))}}/{total} {describe(result)}'
             progress.console.print(
@@ -71,7 +70,6 @@ def show_progress(
             )
             won = sum(r.success for r in results)
             progress.update(task, advance=1, description=f'{won} of {len(results)} succeeded')
-    return results
 
 
 def results_table(evaluation: Evaluation) -> Table:

@@ -16,6 +16,7 @@ from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.evaluation.episode import EpisodeLimits
 from vla_alignment_ros.evaluation.report import FilmShelf, Settings, write_report
 from vla_alignment_ros.evaluation.results import (
+    EpisodeResult,
     Evaluation,
     gather,
     parse_splits,
@@ -73,12 +74,29 @@ class Options:
 def evaluate(
     options: Options, plan: list[Planned], console: Console, shelf: FilmShelf
 ) -> tuple[Evaluation, Path | None]:
-    """Run a plan as the options say; return what came of it, and the report's page."""
+    """Run a plan as the options say; return what came of it, and the report's page.
+
+    Interrupted, it writes what it has (the counts say how many episodes that is) and goes on
+    being interrupted.
+    """
     limits = EpisodeLimits(max_steps=options.max_steps)
     _make_folders(options)
     checkpoint = read_checkpoint(options.checkpoint)
-    with make_runner(options, checkpoint, limits) as runner:
-        results = show_progress(console, run_plan(runner, plan), len(plan), shelf)
+    results: list[EpisodeResult] = []
+    try:
+        with make_runner(options, checkpoint, limits) as runner:
+            show_progress(console, run_plan(runner, plan), len(plan), shelf, results)
+    except KeyboardInterrupt:
+        if results:
+            _write(options, checkpoint, results, shelf)
+        raise
+    return _write(options, checkpoint, results, shelf)
+
+
+def _write(
+    options: Options, checkpoint: Checkpoint, results: list[EpisodeResult], shelf: FilmShelf
+) -> tuple[Evaluation, Path | None]:
+    """Write figures and report, where they are wanted."""
     evaluation = gather(str(options.checkpoint), options.seed, results)
     if options.json is not None:
         evaluation.write_json(options.json)

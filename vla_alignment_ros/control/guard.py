@@ -66,9 +66,11 @@ class _Motion:
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of x for the next step. What is already outside may only come back."""
-        low = np.where(self.x < self.low - _slack(self.low), self.x, self.low)
-        high = np.where(self.x > self.high + _slack(self.high), self.x, self.high)
-        return low - _slack(low), high + _slack(high)
+        below, above = _slack(self.low), _slack(self.high)
+        low, high = self.low - below, self.high + above
+        return np.where(self.x < low, self.x - below, low), np.where(
+            self.x > high, self.x + above, high
+        )
 
     def copy(self) -> _Motion:
         return _Motion(*(getattr(self, name).copy() for name in self.__dataclass_fields__))
@@ -76,6 +78,11 @@ class _Motion:
 
 def _slack(bound: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(bound), _TOLERANCE * (1.0 + np.abs(bound)), 0.0)
+
+
+def _clip(values: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
+    # np.clip says the same four times slower for arrays as small as these
+    return np.minimum(np.maximum(values, low), high)
 
 
 def _or_unlimited(values: tuple[float, ...] | None) -> np.ndarray:
@@ -93,8 +100,7 @@ def _stop_change(v: np.ndarray, change: np.ndarray, most: np.ndarray, bend: np.n
     size = np.abs(v)
     ramp = np.floor((np.sqrt(1.0 + 8.0 * size / bend) - 1.0) / 2.0)  # steps to unwind d
     wish = -np.sign(v) * (size + bend * ramp * (ramp + 1.0) / 2.0) / (ramp + 1.0)
-    wish = np.clip(wish, change - bend, change + bend)
-    return np.clip(wish, -most, most)
+    return _clip(_clip(wish, change - bend, change + bend), -most, most)
 
 
 class ActionGuard:
@@ -255,9 +261,9 @@ class ActionGuard:
         """Advance `m` by the feasible step nearest to wish (7,): (action, was it changed)."""
         unknown = ~m.known
         if unknown.any():  # a gripper never seen: it starts at its first command
-            m.x[unknown] = np.clip(wish, m.low, m.high)[unknown]
+            m.x[unknown] = _clip(wish, m.low, m.high)[unknown]
             m.known = np.ones(ACTION_DIM, dtype=bool)
-        wish = np.clip(wish, -1e12, 1e12)  # so that no difference overflows
+        wish = _clip(wish, -1e12, 1e12)  # so that no difference overflows
         v_wish = np.where(self._absolute, (wish - m.x) / self._dt, wish / self._scale)
         if speed < 1.0:
             slowed = v_wish * speed
@@ -269,7 +275,7 @@ class ActionGuard:
         highest = np.minimum(self._v_high, m.v + np.minimum(self._most, change + self._bend))
         # at the end of its range a dimension can have no room between the two but the stop
         stop = m.v + _stop_change(m.v, change, self._most, self._bend)
-        v = np.clip(v_wish, np.minimum(lowest, stop), np.maximum(highest, stop))
+        v = _clip(v_wish, np.minimum(lowest, stop), np.maximum(highest, stop))
         good = self._can_stop(m, v)
         for _ in range(_ROUNDS):
             if good.all():
@@ -305,10 +311,11 @@ class ActionGuard:
         change = v - m.v
         x = m.x + v * self._dt
         low, high = m.bounds()
+        v_low, v_high = self._v_low - self._v_tol, self._v_high + self._v_tol
         good = np.ones(v.shape, dtype=bool)
         for _ in range(MAX_STOP_STEPS):
             good &= (x >= low) & (x <= high)
-            good &= (v >= self._v_low - self._v_tol) & (v <= self._v_high + self._v_tol)
+            good &= (v >= v_low) & (v <= v_high)
             if not (v.any() or change.any()):
                 return good
             change = _stop_change(v, change, self._most, self._bend)

@@ -104,7 +104,7 @@ class PolicyParameters:
         0, "Seed of the candidates' noise; decision n after an instruction repeats.",
         low=0, high=2**31,
     )
-    ensemble: bool = parameter(True, 'Average the chunks that overlap, or the newest alone.')
+    ensemble: bool = parameter(False, 'Average the chunks that overlap, or the newest alone.')
     gate_enabled: bool = parameter(
         True, 'Whether a low alignment score slows and holds the arm.', name='gate.enabled'
     )
