@@ -44,8 +44,8 @@ def comparable(result):
     """Everything but wall time; over ROS, figures travel with six decimals."""
     values = asdict(result)
     del values['wall_s'], values['latency_s']
-    values['scores'] = tuple(round(score, 5) for score in values['scores'])
-    values['displaced_m'] = round(values['displaced_m'], 5)
+    values['scores'] = tuple(round(score, 6) for score in values['scores'])
+    values['displaced_m'] = round(values['displaced_m'], 6)
     return values
 
 

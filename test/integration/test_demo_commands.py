@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
+import time
 
 from demo_checkpoint import save_random_checkpoint
 import pytest
@@ -11,6 +15,7 @@ import pytest
 pytest.importorskip('rclpy')
 
 from vla_alignment_ros.cli import vla_demo, vla_evaluate
+from vla_alignment_ros.cli.console import guarded
 from vla_alignment_ros.cli.stages import run_stages, Stage
 from vla_alignment_ros.data.bag import EpisodeReader, find_episodes
 from vla_alignment_ros.errors import ConfigError
@@ -86,6 +91,17 @@ def test_mistakes_are_one_clear_line(arguments, said, capsys):
     assert error.startswith('vla_evaluate: ') and said in error and '\n' not in error
 
 
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_end_a_command_in_order(number, capsys, monkeypatch):
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts what ends in &
+    try:
+        assert guarded('it', lambda: signal.raise_signal(number)) == 130
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert capsys.readouterr().err == 'it: interrupted\n'
+
+
 def test_demo_without_a_checkpoint_says_so(tmp_path, capsys):
     assert vla_demo.main(['--checkpoint', str(tmp_path / 'none')]) == 2
     assert '--checkpoint' in capsys.readouterr().err
@@ -103,6 +119,28 @@ def test_stages_go_on_where_they_were_stopped(tmp_path):
     assert run_stages(tmp_path, (record, stage('b', tmp_path)), console) == 0
     assert run_stages(tmp_path, (record, stage('b', tmp_path)), console) == 0
     assert (tmp_path / 'log').read_text() == 'abb'
+
+
+def test_an_interrupted_stage_is_asked_to_end_and_may_save(tmp_path):
+    ready, saved = tmp_path / 'ready', tmp_path / 'saved'
+    line = (
+        'import pathlib, time\n'
+        'try:\n'
+        f'    pathlib.Path({str(ready)!r}).touch(); time.sleep(60)\n'
+        'except KeyboardInterrupt:\n'
+        f'    time.sleep(0.6); pathlib.Path({str(saved)!r}).touch()\n'
+    )
+
+    def interrupt():
+        while not ready.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    console = vla_demo.Console(quiet=True)
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(tmp_path, (Stage('a', (sys.executable, '-c', line), {}),), console)
+    assert saved.exists()
 
 
 def test_stages_refuse_to_mix_settings(tmp_path):

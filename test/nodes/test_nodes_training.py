@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
 
 from vla_alignment_ros import wire
@@ -76,6 +78,42 @@ def test_an_episode_holds_what_was_sent_between_start_and_stop(ros, tmp_path: Pa
     assert {t: n for t, n in info.message_counts.items() if t != 'instruction'} == {
         topic: 5 for topic in robot.outputs if topic != 'instruction'
     }
+
+
+def test_labels_come_back_as_they_were_given(ros, tmp_path: Path):
+    labels = {
+        'group': 'place red cube blue',
+        'formula': 'a=b=c ',
+        'tray': '',
+        'episode': json.dumps({'text': 'it\'s "ö": #1, {x}\n', 'list': [1, 2.5e-05, None]}),
+    }
+    robot = Robot(ros)
+    node = ros.add(
+        TrainingNode, folder=str(tmp_path), labels=[f'{k}={v}' for k, v in labels.items()]
+    )
+    assert node.bring_up()
+    robot.matched(ros)
+    ros.trigger(f'{NODE}/start_episode')
+    robot.tick(100_000_000)
+    ros.until(lambda: _received(node) == [1] * 5, 'one of each')
+    stopped = ros.set_bool(f'{NODE}/stop_episode', True)
+    assert stopped.success, stopped.message
+    assert EpisodeReader(Path(stopped.message)).info.extra == labels
+
+
+def test_a_broken_instruction_shows_as_a_warning_and_costs_nothing(ros, tmp_path: Path):
+    robot = Robot(ros)
+    node = ros.add(TrainingNode, folder=str(tmp_path), status_period_s=0.05)
+    assert node.bring_up()
+    robot.matched(ros)
+    status = ros.listen(f'{NODE}/status', STATUS, latched(), raw=False)
+    ros.trigger(f'{NODE}/start_episode')
+    node._on_message('instruction', b'\x00\x01\x00\x00\xff\xff\xff\x7f')
+    status.wait_for(lambda all_: all_ and 'broken' in all_[-1].message)
+    assert status.messages[-1].level == DiagnosticStatus.WARN
+    robot.tick(100_000_000)
+    ros.until(lambda: _received(node) == [1] * 5, 'one of each')
+    assert ros.set_bool(f'{NODE}/stop_episode', True).success
 
 
 def test_best_effort_cameras_are_recorded_too(ros, tmp_path: Path):

@@ -9,7 +9,9 @@
   rows' actions as negatives and the same scene read with a *swapped* sentence as a hard one.
 * vision ↔ action and language ↔ action on pooled vectors close the triangle.
 
-Positives are groups of paraphrases. Each pair has a multi-positive InfoNCE term and a triplet
+Positives: vision ↔ language, whatever names the same thing; language ↔ action, the sentences of
+one paraphrase group; the pairs with an image-specific side (vision ↔ action, fused ↔ action), the
+row itself. Each pair has a multi-positive InfoNCE term; the three plain pairs also have a triplet
 term with the hardest valid negative.
 """
 

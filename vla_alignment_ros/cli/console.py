@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 import math
 import shlex
+import signal
 import sys
+import threading
 
 from rich.console import Console
 from rich.progress import (
@@ -26,10 +28,17 @@ from vla_alignment_ros.evaluation.runner import describe
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 def guarded(name: str, run: Callable[[], int]) -> int:
-    """Run a command; a mistake that the user can mend is one line and exit code 2."""
+    """Run a command; a mistake that the user can mend is one line and exit code 2.
+
+    SIGTERM, and SIGINT where a shell left it ignored, end it like Ctrl-C: the nodes that it
+    started are ended too.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {n: signal.signal(n, signal.default_int_handler) for n in _ENDING} if in_main else {}
     try:
         return run()
     except VlaError as error:
@@ -38,6 +47,9 @@ def guarded(name: str, run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(f'{name}: interrupted', file=sys.stderr)
         return INTERRUPTED
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def command_line() -> str:

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import json
 from pathlib import Path
+import signal
 import subprocess
 import time
 
 from rich.console import Console
 
 from vla_alignment_ros.errors import ConfigError
+
+SAVING_S = 120.0  # how long an interrupted stage may take to save
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def run_stages(folder: Path, stages: Sequence[Stage], console: Console) -> int:
         started = time.monotonic()
         _write(mark, settings, False, spent_s)
         try:
-            code = subprocess.run(stage.command, check=False).returncode
+            code = _run(stage.command)
         finally:
             spent_s += time.monotonic() - started
             _write(mark, settings, False, spent_s)
@@ -57,6 +60,21 @@ def run_stages(folder: Path, stages: Sequence[Stage], console: Console) -> int:
             return code
         _write(mark, settings, True, spent_s)
     return 0
+
+
+def _run(command: Sequence[str]) -> int:
+    """Run one command; interrupted, it is asked once to end, and given time to save."""
+    child = subprocess.Popen(command, start_new_session=True)  # hears only what we pass on
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        child.send_signal(signal.SIGINT)
+        try:
+            child.wait(SAVING_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        raise
 
 
 def _read(mark: Path) -> dict | None:

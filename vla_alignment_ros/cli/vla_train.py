@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 import logging
+import os
 from pathlib import Path
 import sys
 import time
@@ -15,7 +16,7 @@ import tyro
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ConfigError, VlaError
 from vla_alignment_ros.training.config import TrainConfig
-from vla_alignment_ros.training.state import STATE_FILE
+from vla_alignment_ros.training.state import read_meta, STATE_FILE
 from vla_alignment_ros.training.trainer import Trainer
 
 
@@ -56,10 +57,13 @@ def main(argv: list[str] | None = None) -> int:
                 f'{options.out} already holds a run; add --resume to go on, '
                 f'or choose another --out'
             )
-        torch.set_num_threads(options.train.threads or 1)
+        threads = options.train.threads
+        if not threads and state.exists():
+            threads = int(read_meta(state).get('threads', 0))  # rounding depends on it
+        torch.set_num_threads(threads or 1)
         given = None if options.embodiment is None else Embodiment.load(options.embodiment)
         trainer = Trainer(options.train, list(options.data), options.out, given)
-        if options.train.threads == 0:
+        if not threads:
             print(f'torch threads: {fastest_threads(trainer)}')
         path = trainer.run(resume=options.resume)
     except VlaError as error:
@@ -89,20 +93,20 @@ def _parse(arguments: list[str]) -> Options:
 
 
 def fastest_threads(trainer: Trainer) -> int:
-    """Measure one forward pass with one and with all threads; set and return the faster.
+    """Measure the vision tower, forth and back, with one and all threads; set the faster.
 
     Many small layers cost more in synchronisation than a second core brings, all the more when
     the machine is busy; so it is measured instead of assumed.
     """
-    batch = trainer.stream.at(0)
+    images = trainer.stream.at(0)['images']
+    model = trainer.averaged_model()
     seconds = {}
     for count in sorted({1, max(1, torch.get_num_threads()), _cores()}):
         torch.set_num_threads(count)
         times = []
         for _ in range(3):
             start = time.perf_counter()
-            with torch.no_grad():
-                trainer.averaged_model().vision(batch['images'])
+            model.vision(images).tokens.sum().backward()
             times.append(time.perf_counter() - start)
         seconds[count] = min(times)
     best = min(seconds, key=seconds.__getitem__)
@@ -111,8 +115,6 @@ def fastest_threads(trainer: Trainer) -> int:
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0))
 
 

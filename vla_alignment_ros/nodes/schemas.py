@@ -98,7 +98,8 @@ class PolicyParameters:
         'instead of commanding at the control rate.',
     )
     candidates: int = parameter(
-        0, "Action chunks drawn per decision; 0: the checkpoint's number.", low=0, high=1024
+        1, "Action chunks drawn per decision; of several the verifier's best is taken.",
+        low=1, high=1024,
     )
     seed: int = parameter(
         0, "Seed of the candidates' noise; decision n after an instruction repeats.",

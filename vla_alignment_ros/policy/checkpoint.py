@@ -45,6 +45,11 @@ class Calibration:
     go: float = 0.0
     hold: float = 0.0
 
+    @property
+    def fitted(self) -> bool:
+        """False for the default, which leaves the gate open."""
+        return self != Calibration()
+
 
 @dataclass(frozen=True)
 class Checkpoint:

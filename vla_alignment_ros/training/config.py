@@ -52,7 +52,8 @@ class AlignmentConfig:
     strategy: str = 'vla'
     """Name in the registry."""
     weight: float = 0.3
-    """Weight of all alignment losses together; 0 trains the same network without them."""
+    """Weight of the contrastive losses together; 0 trains the same network without them and
+    without the hindsight grounding, which otherwise has a weight of its own."""
     settings: dict[str, float] = field(default_factory=dict)
     """Arguments of the strategy."""
 

@@ -23,7 +23,7 @@ STATE_FILE = 'state.safetensors'
 
 
 class WeightAverage:
-    """Exponential moving average of the weights; buffers are copied (they average themselves)."""
+    """Exponential moving average of the weights; buffers are copied as they are."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay

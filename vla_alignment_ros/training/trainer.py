@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -20,7 +21,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 import torch
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
@@ -66,7 +67,9 @@ class Trainer:
     ) -> None:
         self.config, self.out, self.data = config, out, data
         self.accelerator = Accelerator(
-            mixed_precision='bf16' if torch.cuda.is_available() else 'no'
+            mixed_precision='bf16' if torch.cuda.is_available() else 'no',
+            # without alignment losses some towers get no gradient
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         self.device = self.accelerator.device
         d, o = config.data, config.optimizer
@@ -79,6 +82,11 @@ class Trainer:
                 embodiment=embodiment,
                 workers=d.workers,
                 progress=self.accelerator.is_main_process,
+            )
+        if loaded.val is None:
+            raise ConfigError(
+                'validation needs at least two episodes and data.val_fraction above 0: '
+                'the alignment gate is calibrated on them'
             )
         self.train_set, self.val_set = loaded.train, loaded.val
         texts = [e.instruction for e in self.train_set.episodes]
@@ -174,7 +182,8 @@ class Trainer:
             self._resume()
         main = self.accelerator.is_main_process
         self.out.mkdir(parents=True, exist_ok=True)
-        writer = SummaryWriter(str(self.out / LOG_FOLDER)) if main else None
+        logs = str(self.out / LOG_FOLDER)
+        writer = SummaryWriter(logs, purge_step=self.step) if main else None
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         bar = tqdm(
             total=o.steps, initial=self.step, disable=not main, unit='step', smoothing=0.05,
@@ -247,6 +256,11 @@ class Trainer:
                 writer.add_scalar(f'validation/{name}', value, self.step)
             shown = ', '.join(f'{k} {v:.4g}' for k, v in self.metrics.items())
             tqdm.write(f'step {self.step}: {shown}')
+            if not self.calibration.fitted:
+                tqdm.write(
+                    'the alignment gate could not be calibrated and stays open: validation needs '
+                    'episodes of several instructions, whose scores the model tells apart'
+                )
 
     # -- saving ---------------------------------------------------------------------------------
 
@@ -259,7 +273,11 @@ class Trainer:
     def save_state(self) -> None:
         """Write what a resume needs."""
         if self.accelerator.is_main_process:
-            meta = {'config': self.config.to_dict()}
+            meta = {
+                'config': self.config.to_dict(),
+                'data': self.data_digest(),
+                'threads': torch.get_num_threads(),
+            }
             path = self.out / STATE_FILE
             save_state(path, self.step, self.model, self.average, self.optimizer, meta)
         self.accelerator.wait_for_everyone()
@@ -276,7 +294,18 @@ class Trainer:
                 f'{path} was trained with other settings ({", ".join(differing)}); '
                 f'use the same ones or another --out'
             )
+        if meta.get('data', self.data_digest()) != self.data_digest():
+            raise CheckpointError(
+                f'the episodes have changed since {path} was saved; '
+                f'start anew with another --out, or restore them'
+            )
         self.step = int(meta['step'])
+
+    def data_digest(self) -> str:
+        """SHA-256 of what the data decide: order of samples, words and normalisation."""
+        episodes = [(e.name, e.instruction, e.start, e.stop) for e in self.train_set.episodes]
+        facts = [episodes, self.tokenizer.to_str(), asdict(self.statistics)]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def save_checkpoint(self) -> Path:
         """Write the averaged model as a checkpoint folder."""
@@ -327,11 +356,15 @@ def data_statistics(dataset: DemonstrationDataset) -> DataStatistics:
     )
 
 
+# embeddings of position, time and camera, and log temperatures: no matrices, so no decay
+NOT_DECAYED = ('embedding', 'log_sharpness', 'vision.camera', 'action.time', 'head.position')
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay for matrices only: not for biases, norms, embeddings and logit scales."""
+    """Decay for matrices only: not for biases, norms, embeddings and temperatures."""
     decay, plain = [], []
     for name, parameter in model.named_parameters():
-        small = parameter.ndim < 2 or 'embedding' in name or 'position' in name
+        small = parameter.ndim < 2 or any(part in name for part in NOT_DECAYED)
         (plain if small else decay).append(parameter)
     return [
         {'params': decay, 'weight_decay': weight_decay},
@@ -348,12 +381,15 @@ def learning_rate(step: int, steps: int, warmup: int, final: float) -> float:
 
 
 def git_revision() -> str:
-    """Commit of the source checkout, or 'unknown'."""
+    """Commit of this package's source checkout, '+' behind it if files differ; or 'unknown'."""
+    root = package_path()
+    if not (root / '.git').exists():
+        return 'unknown'  # installed: a repository around it would be somebody else's
+    command = ['git', 'describe', '--always', '--abbrev=40', '--exclude=*', '--dirty=+']
     try:
         result = subprocess.run(
-            ['git', 'rev-parse', 'HEAD'], cwd=package_path(), capture_output=True, text=True,
-            timeout=10, check=True,
-        )  # fmt: skip
+            command, cwd=root, capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return 'unknown'
     return result.stdout.strip()

@@ -31,7 +31,8 @@ def validate(
     `keyframe_mm` and `keyframe_within_3cm` (horizontal error
     where the hand is still far from it), `vl_auroc` (an approach's own sentence against one
     of another group from the same batch), `swap_sensitivity` (mean change of the first action when
-    the sentence is swapped, in units of the mean action size).
+    the sentence is swapped, in units of the mean action size), `gate_false_go` (share of such
+    mismatched approaches above the go threshold; some name another thing that is there).
     """
     model.eval()
     generator = torch.Generator().manual_seed(seed)
@@ -73,12 +74,14 @@ def validate(
         everywhere.append(own.float().cpu().numpy())
         matched.append(own.float()[early].cpu().numpy())
         mismatched.append(wrong.float()[differs & early].cpu().numpy())
-    metrics = {name: float(np.mean(values)) for name, values in sums.items()}
+    metrics = {name: float(np.nanmean(v)) for name, v in sums.items() if not np.isnan(v).all()}
     good, bad = np.concatenate(matched), np.concatenate(mismatched)
     calibration = calibrate(good, bad, np.concatenate(everywhere))
     if len(good) and len(bad):
         labels = np.r_[np.ones(len(good)), np.zeros(len(bad))]
         metrics['vl_auroc'] = float(roc_auc_score(labels, np.r_[good, bad]))
+        probability = 1 / (1 + np.exp(-(calibration.slope * bad + calibration.offset)))
+        metrics['gate_false_go'] = float(np.mean(probability >= calibration.go))
     return metrics, calibration
 
 
@@ -93,7 +96,8 @@ def calibrate(
         everywhere: scores of matched pairs at any moment, where the gate must not stop the arm.
 
     `go` is the probability under which GO_MISSED of the matched approaches fall, `hold` the one
-    under which FALSE_HOLD of all matched moments fall (never above `go`).
+    under which FALSE_HOLD of all matched moments fall (never above `go`). Without both kinds, or
+    where the score does not tell them apart, the calibration is the default: an open gate.
     """
     if len(matched) < 2 or len(mismatched) < 2:
         return Calibration()
@@ -101,6 +105,8 @@ def calibrate(
     labels = np.r_[np.ones(len(matched)), np.zeros(len(mismatched))]
     fit = LogisticRegression(class_weight='balanced', C=1e4).fit(scores, labels)
     slope, offset = float(fit.coef_[0, 0]), float(fit.intercept_[0])
+    if slope <= 0:
+        return Calibration()  # the score tells nothing: a gate on it would be noise
 
     def quantile(raw: np.ndarray, share: float) -> float:
         return float(np.quantile(1 / (1 + np.exp(-(slope * raw + offset))), share))

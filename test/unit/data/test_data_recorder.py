@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+import threading
 
 import numpy as np
 import pytest
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.control.codecs import make_codec
-from vla_alignment_ros.data.bag import EpisodeReader
+from vla_alignment_ros.data.bag import EpisodeReader, EpisodeWriter
 from vla_alignment_ros.data.recorder import EpisodeRecorder
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import BagError
@@ -60,11 +61,7 @@ def test_an_instruction_from_before_counts_and_all_logs_share_the_stamps_clock(
 
 
 def test_received_is_written_plus_dropped(embodiment, tmp_path: Path, monkeypatch):
-    from threading import Event
-
-    from vla_alignment_ros.data.bag import EpisodeWriter
-
-    disk = Event()
+    disk = threading.Event()
     write = EpisodeWriter.write
 
     def slow(self, *arguments):
@@ -122,8 +119,6 @@ def test_what_is_repeated_from_before_the_episode_is_not_part_of_it(recorder, em
 def test_a_disk_error_is_reported_and_the_next_episode_works(
     recorder, embodiment, tmp_path, monkeypatch
 ):
-    from vla_alignment_ros.data.bag import EpisodeWriter
-
     def full(self, *arguments):
         raise BagError('no space left on device')
 
@@ -141,6 +136,119 @@ def test_a_disk_error_is_reported_and_the_next_episode_works(
     for topic, raw in _tick(embodiment, 2_000).items():
         recorder.push(topic, raw, WALL_NS)
     assert recorder.stop(True, {}, WALL_NS).is_dir()
+
+
+def _promptly(call, *arguments):
+    """What the call returns or raises; fails where it would wait for ever."""
+    outcome: list = []
+
+    def run() -> None:
+        try:
+            outcome.append(call(*arguments))
+        except BagError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(20.0)
+    assert outcome, f'{call.__name__} never returned'
+    if isinstance(outcome[0], BagError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _record(recorder, embodiment, ts_ns: int, said: bytes | None = None) -> Path:
+    _promptly(recorder.start, WALL_NS)
+    if said is not None:
+        recorder.push('instruction', said, WALL_NS)
+    for topic, raw in _tick(embodiment, ts_ns).items():
+        recorder.push(topic, raw, WALL_NS)
+    return _promptly(recorder.stop, True, {}, WALL_NS)
+
+
+@pytest.mark.parametrize(
+    'broken',
+    [b'', b'\x00\x01\x00\x00', b'\x00\x01\x00\x00\xff\xff\xff\x7fgo', b'\xff' * 64,
+     wire.encode_string('rot')[:8] + b'\xff\xfe\xff\x00'],
+)  # fmt: skip
+def test_a_broken_instruction_is_recorded_and_counted_but_labels_nothing(
+    recorder, embodiment, broken
+):
+    recorder.push('instruction', wire.encode_string('pick up the red cube'), WALL_NS)
+    reader = EpisodeReader(_record(recorder, embodiment, 1_000, broken))
+    assert reader.info.instruction == 'pick up the red cube'
+    said = [bytes(raw) for topic, _, _, raw in reader.messages() if topic == 'instruction']
+    assert said == [wire.encode_string('pick up the red cube'), broken]
+    assert recorder.counts()['instruction'].broken == 1
+    assert 'broken 1' in recorder.key_values()['instruction']
+    next_one = _record(recorder, embodiment, 2_000, wire.encode_string('push the ball'))
+    assert EpisodeReader(next_one).info.instruction == 'push the ball'
+    assert recorder.counts()['instruction'].broken == 0
+
+
+def test_an_instruction_broken_before_the_episode_shows_in_it(recorder, embodiment):
+    recorder.push('instruction', b'\xff', WALL_NS)
+    reader = EpisodeReader(_record(recorder, embodiment, 1_000))
+    assert reader.info.instruction == ''
+    assert recorder.counts()['instruction'].broken == 1
+    assert [raw for topic, _, _, raw in reader.messages() if topic == 'instruction'] == [b'\xff']
+
+
+@pytest.mark.parametrize('step', ['write', 'finish', '__init__'])
+def test_whatever_fails_is_reported_and_the_next_episode_works(
+    recorder, embodiment, tmp_path, monkeypatch, caplog, step
+):
+    def fail(self, *arguments, **options):
+        raise RuntimeError('the storage plugin fell over')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeWriter, step, fail)
+        with pytest.raises(BagError, match='the storage plugin fell over'):
+            _record(recorder, embodiment, 1_000)
+    assert 'the storage plugin fell over' in recorder.error
+    assert 'Traceback' in caplog.text
+    assert not recorder.recording
+    assert not list(tmp_path.glob('demos/*'))
+    assert _record(recorder, embodiment, 2_000).is_dir()
+    assert recorder.error == ''
+
+
+def test_the_label_is_what_held_when_the_episode_was_stopped(
+    recorder, embodiment, monkeypatch
+):
+    at_disk, disk = threading.Event(), threading.Event()
+    write = EpisodeWriter.write
+
+    def slow(self, *arguments):
+        at_disk.set()
+        assert disk.wait(20.0)
+        write(self, *arguments)
+
+    monkeypatch.setattr(EpisodeWriter, 'write', slow)
+    recorder.push('instruction', wire.encode_string('pick up the red cube'), WALL_NS)
+    recorder.start(WALL_NS)
+    for topic, raw in _tick(embodiment, 1_000).items():
+        recorder.push(topic, raw, WALL_NS)
+    assert at_disk.wait(20.0)
+    asked = threading.Event()
+    command = recorder._command
+
+    def noticed(kind, *arguments):
+        done = command(kind, *arguments)
+        asked.set()
+        return done
+
+    monkeypatch.setattr(recorder, '_command', noticed)
+    paths: list[Path] = []
+    stopping = threading.Thread(
+        target=lambda: paths.append(recorder.stop(True, {}, WALL_NS)), daemon=True
+    )
+    stopping.start()
+    assert asked.wait(20.0)  # the backlog still waits for the disk
+    recorder.push('instruction', wire.encode_string('push the ball'), WALL_NS)  # the next one's
+    disk.set()
+    stopping.join(20.0)
+    assert EpisodeReader(paths[0]).info.instruction == 'pick up the red cube'
 
 
 def test_episodes_cannot_be_nested_nor_ended_twice(recorder):

@@ -186,15 +186,69 @@ def test_learning_rate_warms_up_and_decays():
     assert rates[100] == pytest.approx(0.1)
 
 
-def test_logit_scales_norms_and_biases_do_not_decay(demos, tmp_path):
+def test_only_matrices_decay(demos, tmp_path):
     trainer = Trainer(config(), [demos], tmp_path / 'run')
     groups = parameter_groups(trainer.model, 0.1)
     plain = {id(p) for p in groups[1]['params']}
-    for name, parameter in trainer.model.named_parameters():
-        if 'log_scale' in name or 'norm' in name.lower() and 'weight' in name:
-            assert parameter.ndim >= 2 or id(parameter) in plain, name
-        if name.endswith('bias'):
-            assert id(parameter) in plain or parameter.ndim >= 2, name
+    names = {n for n, p in trainer.model.named_parameters() if id(p) in plain}
+    assert names >= {
+        'fusion.log_sharpness',
+        'action.time',
+        'vision.camera',
+        'head.position',
+        'alignment.scales.vl.log_scale',
+        'vision.norm.weight',
+        'keyframe.0.bias',
+        'language.bert.embeddings.word_embeddings.weight',
+    }
+    assert not names & {'vision.position.weight', 'keyframe.0.weight', 'fusion.key.weight'}
+    assert [g['weight_decay'] for g in groups] == [0.1, 0.0]
+
+
+def test_resume_after_the_episodes_changed_is_refused(demos, tmp_path, variant):
+    Trainer(config(), [demos], tmp_path / 'run').run()
+    variant(demos, seed=9).record('episode_9', ticks=8, instruction=SENTENCES[0])
+    with pytest.raises(CheckpointError, match='episodes have changed'):
+        Trainer(config(), [demos], tmp_path / 'run').run(resume=True)
+
+
+def test_training_without_validation_episodes_is_refused(demos, tmp_path):
+    alone = config(data=DataConfig(val_fraction=0.0, horizon=4))
+    with pytest.raises(ConfigError, match='val_fraction above 0'):
+        Trainer(alone, [demos], tmp_path / 'run')
+
+
+def test_one_sentence_alone_leaves_the_gate_open_and_says_so(tmp_path, variant, capsys):
+    root = tmp_path / 'demos'
+    for i in range(4):
+        variant(root, seed=i).record(f'episode_{i}', ticks=8, instruction=SENTENCES[0])
+    folder = Trainer(config(), [root], tmp_path / 'run').run()
+    assert not Policy.load(folder, 'cpu').calibration.fitted
+    assert 'gate could not be calibrated' in capsys.readouterr().out
+    metrics = json.loads((folder / 'config.json').read_text())['metrics']
+    assert 'vl_auroc' not in metrics and all(np.isfinite(v) for v in metrics.values())
+
+
+def test_a_score_that_tells_nothing_makes_no_gate():
+    rng = np.random.default_rng(0)
+    low, high = rng.normal(0, 1, 100), rng.normal(1, 1, 100)
+    assert not calibrate(low, high, low).fitted
+    assert calibrate(high, low, high).fitted
+
+
+def test_a_resumed_run_keeps_its_number_of_threads(demos, tmp_path, monkeypatch):
+    arguments = ['--data', str(demos), '--out', str(tmp_path / 'run'), '--optimizer.batch', '8',
+                 '--data.val-fraction', '0.3', '--optimizer.steps', '2']  # fmt: skip
+    assert vla_train.main(arguments) == 0
+    used = torch.get_num_threads()
+    torch.set_num_threads(used + 1)
+
+    def measure(_trainer):
+        raise AssertionError('measured again')
+
+    monkeypatch.setattr(vla_train, 'fastest_threads', measure)
+    assert vla_train.main([*arguments, '--resume']) == 0
+    assert torch.get_num_threads() == used
 
 
 def test_calibration_separates_and_orders_the_thresholds():
