@@ -17,6 +17,11 @@ from vla_alignment_ros.errors import ConfigError, ControlError, WireError
 
 # a source without an entry in max_age_s may be this many control periods old
 DEFAULT_MAX_AGE_PERIODS = 5
+# history, for snapshots as of an earlier stamp: sources are not equally fast and not equally late
+KEEP_S = 1.0
+MAX_BYTES = 64 * 2**20  # per topic; that many bytes of large images are but a few
+MAX_MESSAGES = 4096  # per topic
+FEW_MESSAGES = 4  # kept per topic however large they are
 NS = 1_000_000_000
 
 
@@ -39,6 +44,38 @@ class Snapshot:
     missing: tuple[str, ...]  # sources that have nothing as of then
 
 
+class _Track:
+    """The messages of one topic, oldest stamp first, and how many bytes they are."""
+
+    def __init__(self) -> None:
+        self.messages: deque[Message] = deque()
+        self.bytes = 0
+
+    @property
+    def newest(self) -> Message | None:
+        return self.messages[-1] if self.messages else None
+
+    def append(self, message: Message) -> None:
+        self.messages.append(message)
+        self.bytes += len(message.raw)
+
+    def pop_newest(self) -> Message:
+        message = self.messages.pop()
+        self.bytes -= len(message.raw)
+        return message
+
+    def as_of(self, ts_ns: int) -> Message | None:
+        return next((m for m in reversed(self.messages) if m.ts_ns <= ts_ns), None)
+
+    def prune(self, before_ns: int, max_bytes: int) -> None:
+        """Drop what is older than before_ns, but the last of that; and what is too much."""
+        kept = self.messages
+        while (len(kept) > 1 and kept[1].ts_ns < before_ns) or len(kept) > MAX_MESSAGES or (
+            len(kept) > FEW_MESSAGES and self.bytes > max_bytes
+        ):
+            self.bytes -= len(kept.popleft().raw)
+
+
 class ObservationBuffer:
     """Newest raw messages per observation topic of one embodiment. Thread-safe.
 
@@ -48,12 +85,20 @@ class ObservationBuffer:
 
     Args:
         embodiment: whose observation topics, age limits and control rate hold.
-        depth: messages kept per topic, for snapshots as of an earlier stamp.
+        keep_s: history per topic in seconds before its newest stamp; never less than the
+            longest of the embodiment's age limits, because a source may wait for that one.
+        max_bytes: of history per topic; a few messages are kept in any case.
+
+    Raises ConfigError for a history of nothing.
     """
 
-    def __init__(self, embodiment: Embodiment, depth: int = 8) -> None:
-        if depth < 1:
-            raise ConfigError(f'the buffer keeps at least 1 message per topic, got depth {depth}')
+    def __init__(
+        self, embodiment: Embodiment, keep_s: float = KEEP_S, max_bytes: int = MAX_BYTES
+    ) -> None:
+        if not keep_s > 0.0:
+            raise ConfigError(f'keep_s must be above 0, got {keep_s}')
+        if max_bytes < 1:
+            raise ConfigError(f'max_bytes must be at least 1, got {max_bytes}')
         self.embodiment = embodiment
         self._types = embodiment.observation_topics()
         self._sources = embodiment.source_topics()  # source -> topic
@@ -66,9 +111,10 @@ class ObservationBuffer:
             # an instruction stands until the next one, unless the embodiment says otherwise
             if source != 'instruction' or source in embodiment.max_age_s
         }
-        self._depth = depth
+        self._keep_ns = int(NS * max(keep_s, *self.max_age_s.values()))
+        self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._messages: dict[str, deque[Message]] = {}
+        self._tracks: dict[str, _Track] = {}
         self.clock_resets = 0
         self.late: dict[str, int] = dict.fromkeys(self._sources, 0)
         self.broken: dict[str, int] = dict.fromkeys(self._sources, 0)
@@ -79,7 +125,7 @@ class ObservationBuffer:
         with self._lock:
             for topic in self._types:
                 if not (keep_instruction and topic == self.embodiment.instruction_topic):
-                    self._messages[topic] = deque(maxlen=self._depth)
+                    self._tracks[topic] = _Track()
 
     def push(self, topic: str, raw: bytes, receipt_ns: int, ts_ns: int | None = None) -> bool:
         """Take one message as it came in; return whether it is news.
@@ -111,29 +157,34 @@ class ObservationBuffer:
             return self._insert(topic, message)
 
     def _insert(self, topic: str, message: Message) -> bool:
-        kept = self._messages[topic]
+        track = self._tracks[topic]
+        newest = track.newest
         if topic == self.embodiment.instruction_topic:
-            news = not kept or kept[-1].raw != message.raw
-            kept.append(message)
-            return news
-        if kept and message.ts_ns <= kept[-1].ts_ns - self._period_ns:
+            if newest is not None:
+                track.pop_newest()
+            track.append(message)
+            return newest is None or newest.raw != message.raw
+        news = True
+        if newest is not None and message.ts_ns <= newest.ts_ns - self._period_ns:
             self.clock_resets += 1
             self._forget_after(message.ts_ns)
-        elif kept and message.ts_ns < kept[-1].ts_ns:
+        elif newest is not None and message.ts_ns < newest.ts_ns:
             self.late[self._topic_sources[topic]] += 1
             return False
-        news = True
-        if kept and kept[-1].ts_ns == message.ts_ns:
-            news = kept.pop().raw != message.raw
-        kept.append(message)
+        newest = track.newest
+        if newest is not None and newest.ts_ns == message.ts_ns:
+            news = track.pop_newest().raw != message.raw
+        track.append(message)
+        # by its own stamps: a source on another clock must not make the others forget
+        track.prune(message.ts_ns - self._keep_ns, self._max_bytes)
         return news
 
     def _forget_after(self, ts_ns: int) -> None:
         """Drop every stamped message later than ts_ns: its clock was set back to there."""
-        for topic, kept in self._messages.items():
+        for topic, track in self._tracks.items():
             if topic != self.embodiment.instruction_topic:
-                while kept and kept[-1].ts_ns > ts_ns:
-                    kept.pop()
+                while track.messages and track.newest.ts_ns > ts_ns:
+                    track.pop_newest()
 
     def snapshot(self, ts_ns: int | None = None) -> Snapshot:
         """Return one message per source: the newest, or the newest stamped at or before ts_ns.
@@ -143,11 +194,11 @@ class ObservationBuffer:
         """
         with self._lock:
             chosen: dict[str, Message] = {}
-            for topic, kept in self._messages.items():
+            for topic, track in self._tracks.items():
                 timeless = ts_ns is None or topic == self.embodiment.instruction_topic
-                fit = [m for m in kept if timeless or m.ts_ns <= ts_ns]
-                if fit:
-                    chosen[topic] = fit[-1]
+                fit = track.newest if timeless else track.as_of(ts_ns)
+                if fit is not None:
+                    chosen[topic] = fit
         stamps = {self._topic_sources[topic]: m.ts_ns for topic, m in chosen.items()}
         if ts_ns is None:
             ts_ns = max((s for name, s in stamps.items() if name != 'instruction'), default=0)
@@ -165,16 +216,23 @@ class ObservationBuffer:
         """
         with self._lock:
             stamped = [
-                kept[-1].ts_ns if kept else None
-                for topic, kept in self._messages.items()
+                track.newest
+                for topic, track in self._tracks.items()
                 if topic != self.embodiment.instruction_topic
             ]
-        return None if None in stamped else min(stamped)
+        return None if None in stamped else min(message.ts_ns for message in stamped)
+
+    def kept_bytes(self) -> dict[str, int]:
+        """Bytes of history per source."""
+        with self._lock:
+            return {n: self._tracks[topic].bytes for n, topic in self._sources.items()}
 
     def missing(self) -> tuple[str, ...]:
         """Names of the sources of which there is nothing."""
         with self._lock:
-            return tuple(n for n, topic in self._sources.items() if not self._messages[topic])
+            return tuple(
+                n for n, topic in self._sources.items() if not self._tracks[topic].messages
+            )
 
     def ages(self, receipt_now_ns: int, now_ns: int | None = None) -> dict[str, float]:
         """Return seconds since the newest message of each source that has one.
@@ -183,11 +241,11 @@ class ObservationBuffer:
         given, a message that was long under way counts as old as its stamp says.
         """
         with self._lock:
-            newest = {
-                n: self._messages[t][-1] for n, t in self._sources.items() if self._messages[t]
-            }
+            newest = {n: self._tracks[topic].newest for n, topic in self._sources.items()}
         ages = {}
         for name, message in newest.items():
+            if message is None:
+                continue
             age_ns = receipt_now_ns - message.receipt_ns
             if now_ns is not None and name != 'instruction':
                 age_ns = max(age_ns, now_ns - message.ts_ns)
@@ -196,7 +254,9 @@ class ObservationBuffer:
 
     def stale(self, receipt_now_ns: int, now_ns: int | None = None) -> tuple[str, ...]:
         """Names of the sources whose newest message is older than their limit allows."""
-        ages = self.ages(receipt_now_ns, now_ns)
+        return self._stale(self.ages(receipt_now_ns, now_ns))
+
+    def _stale(self, ages: dict[str, float]) -> tuple[str, ...]:
         return tuple(n for n, limit in self.max_age_s.items() if ages.get(n, 0.0) > limit)
 
     def hold_reason(self, receipt_now_ns: int, now_ns: int | None = None) -> str:
@@ -205,6 +265,6 @@ class ObservationBuffer:
         ages = self.ages(receipt_now_ns, now_ns)
         reasons += [
             f'{name} is {ages[name]:.2f} s old (limit {self.max_age_s[name]:.2f} s)'
-            for name in self.stale(receipt_now_ns, now_ns)
+            for name in self._stale(ages)
         ]
         return ', '.join(reasons)

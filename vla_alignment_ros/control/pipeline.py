@@ -24,6 +24,9 @@ from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ConfigError, ControlError
 from vla_alignment_ros.observation import ActionChunk, Observation
 
+# stamps further from the time of the commands than any plan reaches belong to another clock
+OTHER_CLOCK_S = 10.0
+
 
 class DecidedLike(Protocol):
     """What a policy answers."""
@@ -185,6 +188,7 @@ class DecisionPipeline:
                 gate = HOLD
             else:
                 self._executor.submit(decided.chunk)
+                self._planned_ns, self._clock_gap_s = decided.chunk.ts_ns, None
             self._state, self._reason = gate, refused or ''
             if gate == HOLD and not refused:
                 self._reason = f'alignment score {decided.vl_score:.2f}: {gate}'
@@ -194,11 +198,14 @@ class DecisionPipeline:
     def command(self, ts_ns: int) -> Command:
         """Return the command for the control step that begins at ts_ns."""
         with self._lock:
+            if self._clock_gap_s is None and self._planned_ns is not None:
+                # when it is first asked for: a plan that grows old later is no other clock
+                self._clock_gap_s = abs(ts_ns - self._planned_ns) * 1e-9
             if self._state == HOLD:
                 return self._stop(ts_ns, self._reason)
             action = self._executor.next(ts_ns)
             if action is None:
-                return self._stop(ts_ns, 'the planned actions are used up')
+                return self._stop(ts_ns, self._why_nothing_is_due())
             # a measured position counts once: later steps go on from what was commanded since
             ee_position, self._ee_position = self._ee_position, None
             speed = self.config.slow_speed if self._state == SLOW else 1.0
@@ -221,6 +228,8 @@ class DecisionPipeline:
         self._epoch += 1
         self._decisions = 0
         self._newest_ts_ns: int | None = None
+        self._planned_ns: int | None = None  # stamp of the newest plan
+        self._clock_gap_s: float | None = None  # to the first command that asked for it
         self._ee_position: np.ndarray | None = None  # (3,) m, until a command has used it
         self._state, self._reason = HOLD, 'no decision yet'
         self._guard.reset()
@@ -232,6 +241,14 @@ class DecisionPipeline:
             return False
         gap_s = (ts_ns - self._newest_ts_ns) * 1e-9
         return gap_s < 0.0 or gap_s > self.config.max_gap_s
+
+    def _why_nothing_is_due(self) -> str:
+        if self._clock_gap_s is not None and self._clock_gap_s > OTHER_CLOCK_S:
+            return (
+                f'stamps and node clock differ by {self._clock_gap_s:.0f} s: set use_sim_time '
+                "(or check the camera's clock)"
+            )
+        return 'the planned actions are used up'
 
     def _refusal(self, chunk: ActionChunk) -> str | None:
         bad = np.argwhere(~np.isfinite(chunk.actions))

@@ -1,7 +1,8 @@
 """Episodes onto the disk without ever making a callback wait: a bounded queue and one thread.
 
 No ROS in here. What is received, written and dropped is counted exactly, per topic. A slow disk
-drops messages visibly; it never blocks whoever delivers them.
+drops messages visibly; it never blocks whoever delivers them. Whatever goes wrong while writing ends that
+episode, with the reason in `error`, and not the thread.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+import logging
 from pathlib import Path
 import threading
 from typing import Any
@@ -21,6 +23,7 @@ from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import BagError, WireError
 
 JOIN_S = 10.0
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -30,6 +33,7 @@ class TopicCount:
     received: int = 0
     written: int = 0
     dropped: int = 0
+    broken: int = 0  # of those received: instructions that cannot be read, and label nothing
 
 
 @dataclass
@@ -70,7 +74,8 @@ class EpisodeRecorder:
         self._queued_bytes = 0
         self._session: _Session | None = None
         self._last: _Session | None = None
-        self._instruction: bytes | None = None
+        self._instruction = ''  # the newest that can be read
+        self._said: list[bytes] = []  # its message, and the newest broken one since
         self._newest: dict[str, int] = {}  # topic -> stamp, whether recorded or not
         self._before: dict[str, int] = {}  # the same as it was when the episode began
         self._closing = False
@@ -99,15 +104,18 @@ class EpisodeRecorder:
                 self._session = None
             raise
         with self._changed:
-            if self._instruction is not None:
-                self._take(self.embodiment.instruction_topic, self._instruction, now_ns)
+            for raw in self._said:
+                self._take(self.embodiment.instruction_topic, raw, now_ns)
         return name
 
     def push(self, topic: str, raw: bytes, now_ns: int) -> None:
-        """Take one message; never waits. Without an episode only the instruction is kept."""
+        """Take one message; never waits. Without an episode only the instruction is kept.
+
+        A broken instruction is recorded and counted, but the one before it stays the label.
+        """
         with self._changed:
             if topic == self.embodiment.instruction_topic:
-                self._instruction = raw
+                self._hear(raw)
             stamp = self._stamp(topic, raw)
             if self._session is not None and self._session.writer is not None:
                 # said before the episode and now repeated: not part of it
@@ -127,7 +135,7 @@ class EpisodeRecorder:
             session = self._end()
             for topic, raw in session.early:
                 self._enqueue(session, topic, now_ns, raw)
-            done = self._command('finish', session, success, dict(extra))
+            done = self._command('finish', session, success, dict(extra), self._instruction)
         return done.result()
 
     def discard(self) -> None:
@@ -163,10 +171,7 @@ class EpisodeRecorder:
         with self._changed:
             if self._last is None:
                 return {}
-            return {
-                topic: TopicCount(c.received, c.written, c.dropped)
-                for topic, c in self._last.counts.items()
-            }
+            return {topic: replace(count) for topic, count in self._last.counts.items()}
 
     def key_values(self) -> dict[str, str]:
         """Everything as text, for a diagnostic message."""
@@ -185,7 +190,7 @@ class EpisodeRecorder:
         for topic, count in self.counts().items():
             values[topic] = (
                 f'received {count.received}, written {count.written}, dropped {count.dropped}'
-            )
+            ) + (f', broken {count.broken}' if count.broken else '')
         return values
 
     # -- the lock held --------------------------------------------------------------------------
@@ -196,6 +201,13 @@ class EpisodeRecorder:
         session, self._session = self._session, None
         return session
 
+    def _hear(self, raw: bytes) -> None:
+        text = _text(raw)
+        if text is None:
+            self._said = [*self._said[:bool(self._instruction)], raw]
+        else:
+            self._instruction, self._said = text, [raw]
+
     def _stamp(self, topic: str, raw: bytes) -> int | None:
         try:
             return wire.stamp_ns(raw, self._types[topic]) or None
@@ -204,6 +216,10 @@ class EpisodeRecorder:
 
     def _take(self, topic: str, raw: bytes, now_ns: int) -> None:
         session, stamp = self._session, self._stamp(topic, raw)
+        count = session.counts[topic]
+        count.received += 1
+        if topic == self.embodiment.instruction_topic and _text(raw) is None:
+            count.broken += 1
         if stamp:
             session.newest_ns = max(stamp, session.newest_ns or stamp)
             early, session.early = session.early, []
@@ -213,9 +229,7 @@ class EpisodeRecorder:
             stamp = session.newest_ns
         else:
             session.early.append((topic, raw))
-            session.counts[topic].received += 1
             return
-        session.counts[topic].received += 1
         self._enqueue(session, topic, stamp, raw)
 
     def _enqueue(self, session: _Session, topic: str, ts_ns: int, raw: bytes) -> None:
@@ -223,7 +237,7 @@ class EpisodeRecorder:
             session.counts[topic].dropped += 1
             return
         self._queued_bytes += len(raw)
-        self._queue.append(('message', session, topic, ts_ns, raw))
+        self._queue.append(('write', None, session, topic, ts_ns, raw))
         self._changed.notify()
 
     def _command(self, kind: str, *arguments: Any) -> Future:
@@ -240,47 +254,62 @@ class EpisodeRecorder:
                 self._changed.wait_for(lambda: self._queue or self._closing)
                 if not self._queue:
                     return
-                kind, *job = self._queue.popleft()
-            if kind == 'message':
-                self._write(*job)
-                continue
-            done, session, *arguments = job
+                kind, done, session, *arguments = self._queue.popleft()
+            result = failure = None
             try:
-                done.set_result(getattr(self, f'_{kind}')(session, *arguments))
-            except BagError as error:
-                done.set_exception(error)
+                result = getattr(self, f'_{kind}')(session, *arguments)
+            except Exception as error:  # the thread outlives whatever goes wrong with one episode
+                failure = _as_bag_error(error)
+                session.error = session.error or str(failure)
+            if done is None:
+                continue
+            if failure is not None:
+                done.set_exception(failure)
+            else:
+                done.set_result(result)
 
     def _write(self, session: _Session, topic: str, ts_ns: int, raw: bytes) -> None:
         written = False
-        if not session.error:
-            try:
+        try:
+            if not session.error:
                 session.writer.write(topic, self._types[topic], ts_ns, raw)
                 written = True
-            except BagError as error:
-                session.error = str(error)
-        with self._changed:
-            self._queued_bytes -= len(raw)
-            count = session.counts[topic]
-            count.written += written
-            count.dropped += not written
+        finally:
+            with self._changed:
+                self._queued_bytes -= len(raw)
+                count = session.counts[topic]
+                count.written += written
+                count.dropped += not written
 
     def _open(self, session: _Session) -> str:
         session.writer = EpisodeWriter(self._root, self.embodiment, **self._options)
         return session.writer.path.name
 
     def _finish(
-        self, session: _Session, success: bool | None, extra: dict[str, str]
+        self, session: _Session, success: bool | None, extra: dict[str, str], instruction: str
     ) -> Path:
         with session.writer as writer:  # whatever goes wrong, nothing is left behind
             if session.error:
                 raise BagError(f'the episode is not whole: {session.error}')
-            if self._instruction is not None:
-                writer.set_instruction(wire.decode_string(self._instruction))
-            try:
-                return writer.finish(success, extra)
-            except BagError as error:
-                session.error = str(error)
-                raise
+            writer.set_instruction(instruction)
+            return writer.finish(success, extra)
 
     def _discard(self, session: _Session) -> None:
         session.writer.discard()
+
+
+def _text(raw: bytes) -> str | None:
+    """What an instruction says; None where it is broken."""
+    try:
+        return wire.decode_string(raw)
+    except WireError:
+        return None
+
+
+def _as_bag_error(error: Exception) -> BagError:
+    if isinstance(error, BagError):
+        return error
+    _LOG.error('the recorder failed', exc_info=error)
+    failure = BagError(f'the recorder failed: {type(error).__name__}: {error}')
+    failure.__cause__ = error
+    return failure

@@ -22,6 +22,7 @@ from vla_alignment_ros.control.buffer import ObservationBuffer
 from vla_alignment_ros.control.pipeline import Command, DecisionPipeline, Verdict
 from vla_alignment_ros.errors import VlaError
 from vla_alignment_ros.nodes.diagnostics import Causes, Percentiles
+from vla_alignment_ros.nodes.outlet import CommandOutlet
 from vla_alignment_ros.observation import ObservationAssembler
 
 SILENCE_S = 2.0  # wall time without a command: the source, or the clock of the ticks, stopped
@@ -44,8 +45,11 @@ class DecisionLoop:
         pipeline: policy, gate, plan, guard and codec.
         config: how to run.
         send: publishes a command; in the inference thread or that of `tick` and `watch`.
-        report: is told every decision, after its command was sent.
+        report: is told every decision while serving, after its command was sent.
         log: takes tracebacks of what should not happen.
+
+    Whatever goes wrong with a decision, its command or its report is counted by cause, logged
+    and answered with a hold; the inference thread lives on.
     """
 
     def __init__(
@@ -66,22 +70,24 @@ class DecisionLoop:
         self.decision_time = Percentiles()  # policy and everything around it
         self.answer_time = Percentiles()  # newest message in -> command out
         self.decisions = 0
-        self.last: Command | None = None
         self.verdict: Verdict | None = None
         self._config = config
-        self._send, self._report, self._log = send, report, log
+        self._outlet = CommandOutlet(send)
+        self._report, self._log = report, log
         self._assembler = ObservationAssembler(self.embodiment)
         self._silence_ns = round((config.watchdog_s or SILENCE_S) * 1e9)
         self._answered_ns: int | None = None  # stamp of the last observation decided on
-        self._answer: Command | None = None  # to it
-        self._sent_ns = 0  # steady
         self._arrived_ns = 0  # steady
-        self._serving = False
-        self._sending = threading.Lock()
+        self._deciding = threading.Lock()  # held while a decision is made
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
         self._thread.start()
+
+    @property
+    def last(self) -> Command | None:
+        """The newest command; None before the first since `start`."""
+        return self._outlet.last
 
     # -- from the node --------------------------------------------------------------------------
 
@@ -96,33 +102,31 @@ class DecisionLoop:
             with self._changed:
                 self._arrived_ns = arrived_ns
                 self._changed.notify()
-        elif not news and topic == self.embodiment.joint_states_topic:
-            self._repeat()
+        elif self._config.on_arrival and not news and topic == self.embodiment.joint_states_topic:
+            self._outlet.repeat()  # the same observation came again, so the answer was lost
 
     def start(self) -> None:
-        """Begin to serve, from nothing but what the sensors say next."""
-        self.pipeline.reset()
-        self._answered_ns = None
-        with self._sending:
-            self._sent_ns = time.monotonic_ns()
-            self.last = self._answer = None
-            self._serving = True
-        with self._changed:
-            self._changed.notify()
+        """Begin to serve, from nothing but the instruction and what the sensors say next.
+
+        Waits for a decision that was begun before `stop`: it must not reach into the new time.
+        """
+        with self._deciding:
+            self.pipeline.reset()
+            self.buffer.clear(keep_instruction=True)
+            self._answered_ns = None
+            self.verdict = None
+            self._outlet.open()
 
     def stop(self, now_ns: int) -> None:
         """Stop serving and bring the arm to rest within its limits; returns when it holds."""
-        with self._sending:
-            was, self._serving = self._serving, False
-        if not was:
+        if not self._outlet.shut():
             return
         period_s = 1.0 / self.embodiment.rate_hz
         previous = None
         pause = threading.Event()  # never set: a paced wait, not a sleep on the executor
         for step in range(STOP_STEPS):
             command = self.pipeline.hold(now_ns + round(step * period_s * 1e9), 'deactivated')
-            self.last = command
-            self._send(command)
+            self._outlet.last_words(command)
             if command.action is None or np.array_equal(command.action, previous):
                 return
             previous = command.action
@@ -130,23 +134,24 @@ class DecisionLoop:
 
     def tick(self, now_ns: int) -> None:
         """Send what is due: one control period has come. now_ns: the clock of the stamps."""
-        if not self._serving or self._config.on_arrival:
+        if not self._outlet.is_open or self._config.on_arrival:
             return
         reason = self.buffer.hold_reason(time.monotonic_ns())
         if reason:
             self._hold(now_ns, reason)
         else:
-            self._emit(self.pipeline.command(now_ns))
+            self._outlet.emit(self.pipeline.command(now_ns))
 
     def watch(self, now_ns: int) -> None:
         """Hold when no command went out for too long; for a timer on the steady clock."""
         steady_ns = time.monotonic_ns()
-        if self._serving and steady_ns - self._sent_ns > self._silence_ns:
+        if self._outlet.is_open and steady_ns - self._outlet.sent_ns > self._silence_ns:
             reason = self.buffer.hold_reason(steady_ns) or 'no new observation'
             self._hold(now_ns, reason, answers=False)
 
     def close(self) -> None:
-        """End the inference thread."""
+        """End the inference thread, and with it all commands."""
+        self._outlet.shut()
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -179,11 +184,12 @@ class DecisionLoop:
                 if self._closing:
                     return
                 arrived_ns = self._arrived_ns
-            self._decide(arrived_ns)
+            with self._deciding:
+                self._decide_safely(arrived_ns)
 
     def _is_due(self) -> bool:
         """Whether there is a complete observation that nobody has looked at yet."""
-        if not self._serving:
+        if not self._outlet.is_open:
             return False
         complete_ns = self.buffer.complete_ts_ns()
         if complete_ns is None or complete_ns == self._answered_ns:
@@ -191,56 +197,44 @@ class DecisionLoop:
         # what is too old by now is not decided on; newer frames will wake this thread
         return not self.buffer.hold_reason(time.monotonic_ns())
 
-    def _decide(self, arrived_ns: int) -> None:
+    def _decide_safely(self, arrived_ns: int) -> None:
         ts_ns = self.buffer.complete_ts_ns()
-        if ts_ns is None:
+        if ts_ns is None:  # `start` came in between
             return
         self._answered_ns = ts_ns
-        started = time.perf_counter()
         try:
-            snapshot = self.buffer.snapshot(ts_ns)
-            verdict = self.pipeline.decide(self._assembler.assemble(ts_ns, snapshot.raw))
+            self._decide(ts_ns, arrived_ns)
         except VlaError as error:
-            self._fail(ts_ns, type(error).__name__, str(error))
-            return
+            self._fail(ts_ns, error)
         except Exception as error:  # noqa: BLE001 - a robot must not run on in silence
             self._log(traceback.format_exc())
-            self._fail(ts_ns, type(error).__name__, f'{type(error).__name__}: {error}')
-            return
+            self._fail(ts_ns, error)
+
+    def _decide(self, ts_ns: int, arrived_ns: int) -> None:
+        started = time.perf_counter()
+        snapshot = self.buffer.snapshot(ts_ns)
+        verdict = self.pipeline.decide(self._assembler.assemble(ts_ns, snapshot.raw))
         if self._config.on_arrival:
-            self._emit(self.pipeline.command(ts_ns))
+            self._outlet.emit(self.pipeline.command(ts_ns))
             self.answer_time.add((time.monotonic_ns() - arrived_ns) * 1e-9)
         self.decision_time.add(time.perf_counter() - started)
         self.decisions += 1
         self.verdict = verdict
         if verdict.refused:
             self.causes.add('refused chunk')
-        self._report(verdict)
+        self._outlet.tell(self._report, verdict)
 
-    def _fail(self, ts_ns: int, cause: str, reason: str) -> None:
+    def _fail(self, ts_ns: int, error: Exception) -> None:
+        cause = type(error).__name__
+        reason = str(error) if isinstance(error, VlaError) else f'{cause}: {error}'
         if self.causes.add(cause) == 1:
             self._log(f'no decision: {reason} (further ones are only counted)')
-        self._emit(self.pipeline.hold(ts_ns, reason))
-
-    # -- sending --------------------------------------------------------------------------------
+        try:
+            self._outlet.emit(self.pipeline.hold(ts_ns, reason))
+        except Exception:  # noqa: BLE001 - the same; the watchdog goes on trying
+            self.causes.add('hold not sent')
+            self._log(traceback.format_exc())
 
     def _hold(self, ts_ns: int, reason: str, answers: bool = True) -> None:
         self.causes.add('watchdog')
-        self._emit(self.pipeline.hold(ts_ns, reason), answers)
-
-    def _emit(self, command: Command, answers: bool = True) -> None:
-        with self._sending:  # so that nothing follows the hold of `stop`
-            if not self._serving:
-                return
-            self.last = command
-            if answers:
-                self._answer = command
-                self._sent_ns = time.monotonic_ns()
-            self._send(command)
-
-    def _repeat(self) -> None:
-        """Say the answer again: the same observation came again, so it was lost."""
-        with self._sending:
-            if self._serving and self._config.on_arrival and self._answer is not None:
-                self._sent_ns = time.monotonic_ns()
-                self._send(self._answer)
+        self._outlet.emit(self.pipeline.hold(ts_ns, reason), answers)

@@ -15,6 +15,8 @@ from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import BagError, SimulationError
 from vla_alignment_ros.nodes.client import Client
 from vla_alignment_ros.nodes.qos import latched
+from vla_alignment_ros.sim.record import episode_metadata
+from vla_alignment_ros.sim.spec import EpisodeSpec
 
 SIMULATOR, EXPERT, TRAINING = 'simulator_node', 'expert_node', 'training_node'
 ATTEMPTS = 3  # a camera that was discovered too late costs the first frames
@@ -71,12 +73,12 @@ class RecordingClient(Client):
         self.trigger(f'{TRAINING}/start_episode')
         before = self._status.get('episode')
         self._done = self._at_rest = False
-        spec = json.loads(self.trigger(f'{SIMULATOR}/reset'))
-        labels = [f'split={split}', f'seed={seed}', f'task={spec["task"]}']
+        spec = EpisodeSpec.from_dict(json.loads(self.trigger(f'{SIMULATOR}/reset')))
+        labels = [f'{key}={value}' for key, value in episode_metadata(spec).items()]
         self.set_parameters(TRAINING, {'labels': labels})
         self.until(
             lambda: self._status.get('episode') != before and self._at_rest,
-            f'the expert to finish {spec["instruction"]!r}',
+            f'the expert to finish {spec.instruction!r}',
         )
         success = self._status['success'] == 'true'
         request = SetBool.Request(data=success)
@@ -84,7 +86,7 @@ class RecordingClient(Client):
         if not answer.success:
             raise BagError(f'{TRAINING} could not finish the bag: {answer.message}')
         if not success:
-            raise SimulationError(f'the expert failed {spec["instruction"]!r} ({split} {seed})')
+            raise SimulationError(f'the expert failed {spec.instruction!r} ({split} {seed})')
         return Path(answer.message), int(self._status['steps'])
 
     def _on_status(self, values: dict[str, str]) -> None:

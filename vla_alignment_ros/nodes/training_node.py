@@ -189,9 +189,12 @@ class TrainingNode(ManagedNode):
         if recorder is None:
             status = status_message(name, OK, self.last_error or 'not configured', {})
         else:
-            dropped = sum(count.dropped for count in recorder.counts().values())
-            level = ERROR if recorder.error else WARN if dropped else OK
-            text = recorder.error or (f'{dropped} messages dropped' if dropped else 'ok')
+            counts = recorder.counts().values()
+            dropped, broken = sum(c.dropped for c in counts), sum(c.broken for c in counts)
+            level = ERROR if recorder.error else WARN if dropped or broken else OK
+            flaws = [f'{dropped} messages dropped'] if dropped else []
+            flaws += [f'{broken} broken instructions ignored'] if broken else []
+            text = recorder.error or ', '.join(flaws) or 'ok'
             status = status_message(name, level, text, recorder.key_values())
         self._status.publish(status)
         self._diagnostics.publish(diagnostic_array(self, status))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 import threading
 
@@ -193,20 +194,73 @@ def test_a_topic_of_somebody_else_is_an_error(buffer):
         buffer.push('rear/image_raw', image(1), 0)
 
 
-def test_a_buffer_that_keeps_nothing_is_refused(embodiment):
-    with pytest.raises(ConfigError, match='depth 0'):
-        ObservationBuffer(embodiment, depth=0)
+@pytest.mark.parametrize('wrong', [{'keep_s': 0.0}, {'max_bytes': 0}])
+def test_a_buffer_that_keeps_nothing_is_refused(embodiment, wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        ObservationBuffer(embodiment, **wrong)
 
 
-def test_memory_stays_bounded(buffer):
+def test_fast_joints_are_still_known_as_of_a_slow_cameras_stamp(buffer):
+    buffer.push('instruction', wire.encode_string('lift the cube'), 0)
+    camera_ms = range(1000, 3000, 33)  # 30 Hz, under way for 40 ms; joints at 500 Hz
+    arrivals = [(ts + 40, 0, 'front/image_raw', image(ts)) for ts in camera_ms]
+    arrivals += [(ts + 45, 1, 'wrist/jpeg', image(ts)) for ts in camera_ms]
+    arrivals += [(ts, 2, 'joint_states', joints(ts)) for ts in range(990, 3050, 2)]
+    decided = set()
+    for at_ms, _, topic, raw in sorted(arrivals):
+        buffer.push(topic, raw, at_ms * MS)
+        ts_ns = buffer.complete_ts_ns()
+        if ts_ns is None:
+            continue
+        snapshot = buffer.snapshot(ts_ns)
+        assert snapshot.missing == ()
+        stamps = {n: ns for n, ns in snapshot.stamps_ns.items() if n != 'instruction'}
+        assert max(stamps.values()) <= ts_ns
+        assert ts_ns - stamps['joint_states'] < 2 * MS
+        decided.add(ts_ns)
+    assert decided == {ts * MS for ts in camera_ms}
+
+
+def test_messages_are_kept_for_the_slowest_source_that_is_still_fresh(embodiment):
+    patient = dataclasses.replace(embodiment, max_age_s={'front': 3.0})
+    buffer = ObservationBuffer(patient)
+    push_all(buffer, 1000, 0)
+    for ts_ms in range(1000, 3900, 10):
+        buffer.push('joint_states', joints(ts_ms), ts_ms * MS)
+    assert buffer.snapshot(1000 * MS).missing == ()
+
+
+def test_what_is_too_old_is_forgotten_but_the_last_before_that_is_kept(buffer):
     for ts_ms in range(1000, 11_000, 100):
         buffer.push('front/image_raw', image(ts_ms), ts_ms * MS)
-    assert buffer.snapshot(10_200 * MS).stamps_ns == {'front': 10_200 * MS}
-    assert buffer.snapshot(10_100 * MS).missing[0] == 'front'  # beyond the eight kept
+    newest = 10_900
+    assert buffer.snapshot((newest - 1000) * MS).stamps_ns == {'front': (newest - 1000) * MS}
+    assert buffer.snapshot((newest - 1050) * MS).stamps_ns == {'front': (newest - 1100) * MS}
+    assert buffer.snapshot((newest - 1150) * MS).missing[0] == 'front'
+
+
+def test_bytes_stay_bounded_whatever_the_age(embodiment):
+    size = len(image(1000))
+    buffer = ObservationBuffer(embodiment, max_bytes=10 * size)
+    for ts_ms in range(1000, 2000):
+        buffer.push('front/image_raw', image(ts_ms), ts_ms * MS)
+        buffer.push('joint_states', joints(ts_ms), ts_ms * MS)
+    assert buffer.kept_bytes()['front'] <= 10 * size
+    assert buffer.snapshot(1990 * MS).stamps_ns['front'] == 1990 * MS
+    buffer.push('front/image_raw', image(1500), 2000 * MS)  # the clock is set back
+    buffer.clear(keep_instruction=False)
+    assert buffer.kept_bytes() == dict.fromkeys(buffer.kept_bytes(), 0)
+
+
+def test_a_few_messages_are_kept_even_where_each_is_too_big(embodiment):
+    buffer = ObservationBuffer(embodiment, max_bytes=1)
+    for ts_ms in range(1000, 1100):
+        buffer.push('front/image_raw', image(ts_ms), ts_ms * MS)
+    assert buffer.snapshot(1096 * MS).stamps_ns['front'] == 1096 * MS
 
 
 def test_threads_pushing_and_reading_never_see_a_torn_state(embodiment):
-    buffer = ObservationBuffer(embodiment, depth=256)
+    buffer = ObservationBuffer(embodiment)
     switch = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     messages = [image(1000 + 10 * i) for i in range(2000)]

@@ -144,6 +144,25 @@ def test_plan_that_is_used_up_holds(embodiment):
     assert late.state == 'hold' and 'used up' in late.reason
 
 
+@pytest.mark.parametrize('apart_s', [1.7e9, -1.7e9, 20.0])
+def test_a_clock_that_is_not_that_of_the_stamps_is_named(embodiment, apart_s):
+    pipeline = make(embodiment, ScriptedPolicy(FORWARD))
+    for step in range(3):
+        seen = observation(step)
+        pipeline.decide(seen)
+        command = pipeline.command(seen.ts_ns + int(apart_s * 1e9))
+    assert command.state == 'hold'
+    assert f'differ by {abs(apart_s):.0f} s' in command.reason
+    assert 'use_sim_time' in command.reason
+
+
+def test_a_policy_that_falls_silent_is_not_blamed_on_the_clock(embodiment):
+    pipeline = make(embodiment, ScriptedPolicy(FORWARD))
+    run(pipeline, 3)
+    late = [pipeline.command(observation(step).ts_ns) for step in (10, 200)]
+    assert all('used up' in command.reason for command in late)
+
+
 def test_before_the_first_decision_nothing_moves(embodiment):
     command = make(embodiment, ScriptedPolicy(FORWARD)).command(STEP_NS)
     assert (command.state, command.reason, command.action) == ('hold', 'no decision yet', None)
