@@ -8,16 +8,16 @@ import os
 from pathlib import Path
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, TYPE_CHECKING
 
-import torch
 import tyro
 
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ConfigError, VlaError
 from vla_alignment_ros.training.config import TrainConfig
-from vla_alignment_ros.training.state import read_meta, STATE_FILE
-from vla_alignment_ros.training.trainer import Trainer
+
+if TYPE_CHECKING:  # torch and its libraries take seconds; --help must not
+    from vla_alignment_ros.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger('httpx').setLevel(logging.WARNING)
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        options = _parse(arguments)
-        if options.train.threads < 0:
-            raise ConfigError('train.threads must be 0 (measure) or a number of threads')
-        state = options.out / STATE_FILE
-        if state.exists() and not options.resume:
-            raise ConfigError(
-                f'{options.out} already holds a run; add --resume to go on, '
-                f'or choose another --out'
-            )
-        threads = options.train.threads
-        if not threads and state.exists():
-            threads = int(read_meta(state).get('threads', 0))  # rounding depends on it
-        torch.set_num_threads(threads or 1)
-        given = None if options.embodiment is None else Embodiment.load(options.embodiment)
-        trainer = Trainer(options.train, list(options.data), options.out, given)
-        if not threads:
-            print(f'torch threads: {fastest_threads(trainer)}')
-        path = trainer.run(resume=options.resume)
+        path = _train(_parse(arguments))
     except VlaError as error:
         print(f'vla_train: {error}', file=sys.stderr)
         return 2
@@ -73,6 +56,31 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     print(f'checkpoint: {path}')
     return 0
+
+
+def _train(options: Options) -> Path | None:
+    """Train as asked; the checkpoint's folder, or None when it was stopped."""
+    import torch
+
+    from vla_alignment_ros.training.state import read_meta, STATE_FILE
+    from vla_alignment_ros.training.trainer import Trainer
+
+    threads = options.train.threads
+    if threads < 0:
+        raise ConfigError('threads must be 0 (measure) or a number of threads')
+    state = options.out / STATE_FILE
+    if state.exists() and not options.resume:
+        raise ConfigError(
+            f'{options.out} already holds a run; add --resume to go on, or choose another --out'
+        )
+    if not threads and state.exists():
+        threads = int(read_meta(state).get('threads', 0))  # rounding depends on it
+    torch.set_num_threads(threads or 1)
+    given = None if options.embodiment is None else Embodiment.load(options.embodiment)
+    trainer = Trainer(options.train, list(options.data), options.out, given)
+    if not threads:
+        print(f'torch threads: {fastest_threads(trainer)}')
+    return trainer.run(resume=options.resume)
 
 
 def _parse(arguments: list[str]) -> Options:
@@ -98,6 +106,8 @@ def fastest_threads(trainer: Trainer) -> int:
     Many small layers cost more in synchronisation than a second core brings, all the more when
     the machine is busy; so it is measured instead of assumed.
     """
+    import torch
+
     images = trainer.stream.at(0)['images']
     model = trainer.averaged_model()
     seconds = {}

@@ -72,9 +72,12 @@ def save_state(
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """What was saved beside the tensors, with 'step'."""
-    with safe_open(str(path), 'pt') as file:
-        return json.loads(file.metadata()['state'])
+    """What was saved beside the tensors, with 'step'. Raises CheckpointError if damaged."""
+    try:
+        with safe_open(str(path), 'pt') as file:
+            return json.loads(file.metadata()['state'])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f'cannot resume from {path}: {error}') from error
 
 
 def load_state(
@@ -88,10 +91,10 @@ def load_state(
     Raises:
         CheckpointError: the state is missing, damaged, or of another model.
     """
+    meta = read_meta(path)
     try:
-        meta = read_meta(path)
         tensors = load_file(str(path))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f'cannot resume from {path}: {error}') from error
 
     def part(prefix: str) -> dict[str, torch.Tensor]:

@@ -142,6 +142,8 @@ def test_a_damaged_state_is_refused(demos, tmp_path):
     (tmp_path / 'run' / 'state.safetensors').write_bytes(b'no tensors')
     with pytest.raises(CheckpointError, match='cannot resume'):
         Trainer(config(), [demos], tmp_path / 'run').run(resume=True)
+    arguments = ['--data', str(demos), '--out', str(tmp_path / 'run'), '--resume']
+    assert vla_train.main(arguments) == 2
 
 
 def test_more_samples_than_there_are_is_refused(demos, tmp_path):
