@@ -17,7 +17,7 @@ from vla_alignment_ros.nodes.decision_loop import DecisionLoop, LoopConfig
 from vla_alignment_ros.observation import ActionChunk
 
 T0, STEP = 5_000_000_000, 100_000_000
-PATIENCE_S = 4.0
+PATIENCE_S = 30.0
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+import threading
 import time
 
 import numpy as np
@@ -230,6 +231,34 @@ def test_deactivating_ends_with_a_hold_and_then_silence(ros, checkpoint):
     assert ros.transition(NODE, 'activate')
     robot.show(T0 + 4 * STEP)
     assert _moves(robot.twist(T0 + 4 * STEP))
+
+
+def test_a_decision_under_way_while_the_node_is_released_ends_quietly(
+    ros, checkpoint, monkeypatch
+):
+    robot, node = _start(ros, checkpoint, act_on_arrival=True)
+    crashed = []
+    monkeypatch.setattr(threading, 'excepthook', lambda args: crashed.append(args.exc_value))
+    entered, gate = threading.Event(), threading.Event()
+    loop, decide = node._loop, node._loop.pipeline.decide
+
+    def slow(observation):
+        entered.set()
+        assert gate.wait(PATIENCE_S)
+        return decide(observation)
+
+    monkeypatch.setattr(loop.pipeline, 'decide', slow)
+    robot.say()
+    robot.show(T0)
+    assert entered.wait(PATIENCE_S)
+    releasing = threading.Thread(target=node.release)
+    releasing.start()
+    ros.until(lambda: node._loop is None, 'the release')
+    gate.set()
+    releasing.join(PATIENCE_S)
+    assert crashed == []
+    assert loop.causes.snapshot() == {}
+    assert T0 not in robot.stamps()
 
 
 def test_a_missing_checkpoint_is_named_and_configuring_can_be_repeated(ros, tmp_path: Path):

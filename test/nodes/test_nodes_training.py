@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+import threading
 
 from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
@@ -11,11 +12,13 @@ import numpy as np
 from vla_alignment_ros import wire
 from vla_alignment_ros.data.bag import EpisodeReader, find_episodes
 from vla_alignment_ros.embodiment import Embodiment
+from vla_alignment_ros.nodes import training_node
 from vla_alignment_ros.nodes.qos import latched, sensor_data
 from vla_alignment_ros.nodes.training_node import TrainingNode
 
 STATUS = 'diagnostic_msgs/msg/DiagnosticStatus'
 NODE = 'training_node'
+PATIENCE_S = 30.0
 
 
 class Robot:
@@ -138,6 +141,71 @@ def test_between_episodes_it_becomes_reliable_where_publishers_are(ros, tmp_path
         return bool(offers) and all(o.qos_profile.reliability.name == 'RELIABLE' for o in offers)
 
     ros.until(reliable_everywhere, 'a reliable subscription')
+
+
+def _reliable(node: TrainingNode) -> set[str]:
+    return {
+        topic
+        for topic, subscription in node._inputs.items()
+        if subscription.qos_profile.reliability.name == 'RELIABLE'
+    }
+
+
+def test_an_episode_that_begins_keeps_its_subscriptions(ros, tmp_path: Path, monkeypatch):
+    node = ros.add(TrainingNode, folder=str(tmp_path), status_period_s=60.0)
+    assert node.bring_up()
+    Robot(ros)
+    ros.until(lambda: ros.client.count_publishers('front/image_raw') == 1, 'a publisher')
+    before = _reliable(node)
+    assert 'front/image_raw' not in before
+    entered, go_on = threading.Event(), threading.Event()
+    start = node._recorder.start
+
+    def slow_disk(now_ns: int) -> str:
+        entered.set()
+        assert go_on.wait(PATIENCE_S)
+        return start(now_ns)
+
+    monkeypatch.setattr(node._recorder, 'start', slow_disk)
+    starting = threading.Thread(target=ros.trigger, args=(f'{NODE}/start_episode',))
+    starting.start()
+    assert entered.wait(PATIENCE_S)
+    node._on_timer()  # does not wait for the disk either
+    during = _reliable(node)
+    go_on.set()
+    starting.join(PATIENCE_S)
+    assert during == before
+
+
+def test_a_node_that_is_put_down_while_it_follows_publishers_leaves_nothing_behind(
+    ros, tmp_path: Path, monkeypatch
+):
+    node = ros.add(TrainingNode, folder=str(tmp_path), status_period_s=60.0)
+    assert node.bring_up()
+    Robot(ros)
+    ros.until(lambda: ros.client.count_publishers('front/image_raw') == 1, 'a publisher')
+    matching = training_node.matching_publishers
+    down: list[threading.Thread] = []
+
+    def put_down() -> None:
+        assert ros.transition(NODE, 'deactivate')
+        assert ros.transition(NODE, 'cleanup')
+
+    def interrupted(*args):
+        if not down:
+            down.append(threading.Thread(target=put_down))
+            down[0].start()
+            down[0].join(1.0)  # it may have to wait until this is through
+        return matching(*args)
+
+    monkeypatch.setattr(training_node, 'matching_publishers', interrupted)
+    node._on_timer()
+    down[0].join(PATIENCE_S)
+    assert ros.state(NODE) == 'unconfigured'
+    assert node._inputs == {}
+    ros.until(
+        lambda: ros.client.count_subscribers('front/image_raw') == 0, 'the last subscription to go'
+    )
 
 
 def test_services_are_refused_with_the_reason(ros, tmp_path: Path):

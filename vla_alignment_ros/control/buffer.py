@@ -69,11 +69,12 @@ class _Track:
 
     def prune(self, before_ns: int, max_bytes: int) -> None:
         """Drop what is older than before_ns, but the last of that; and what is too much."""
-        kept = self.messages
-        while (len(kept) > 1 and kept[1].ts_ns < before_ns) or len(kept) > MAX_MESSAGES or (
-            len(kept) > FEW_MESSAGES and self.bytes > max_bytes
-        ):
-            self.bytes -= len(kept.popleft().raw)
+        def too_much() -> bool:
+            kept = len(self.messages)
+            return kept > MAX_MESSAGES or (kept > FEW_MESSAGES and self.bytes > max_bytes)
+
+        while too_much() or (len(self.messages) > 1 and self.messages[1].ts_ns < before_ns):
+            self.bytes -= len(self.messages.popleft().raw)
 
 
 class ObservationBuffer:

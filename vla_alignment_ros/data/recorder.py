@@ -1,8 +1,8 @@
 """Episodes onto the disk without ever making a callback wait: a bounded queue and one thread.
 
 No ROS in here. What is received, written and dropped is counted exactly, per topic. A slow disk
-drops messages visibly; it never blocks whoever delivers them. Whatever goes wrong while writing ends that
-episode, with the reason in `error`, and not the thread.
+drops messages visibly; it never blocks whoever delivers them. Whatever goes wrong while writing
+costs that episode, with the reason in `error`, and never the thread.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class EpisodeRecorder:
         self._session: _Session | None = None
         self._last: _Session | None = None
         self._instruction = ''  # the newest that can be read
-        self._said: list[bytes] = []  # its message, and the newest broken one since
+        self._said: bytes | None = None  # its message
+        self._broken: bytes | None = None  # a broken one since then, outside of any episode
         self._newest: dict[str, int] = {}  # topic -> stamp, whether recorded or not
         self._before: dict[str, int] = {}  # the same as it was when the episode began
         self._closing = False
@@ -104,8 +105,10 @@ class EpisodeRecorder:
                 self._session = None
             raise
         with self._changed:
-            for raw in self._said:
-                self._take(self.embodiment.instruction_topic, raw, now_ns)
+            for raw in (self._said, self._broken):
+                if raw is not None:
+                    self._take(self.embodiment.instruction_topic, raw, now_ns)
+            self._broken = None
         return name
 
     def push(self, topic: str, raw: bytes, now_ns: int) -> None:
@@ -203,10 +206,10 @@ class EpisodeRecorder:
 
     def _hear(self, raw: bytes) -> None:
         text = _text(raw)
-        if text is None:
-            self._said = [*self._said[:bool(self._instruction)], raw]
-        else:
-            self._instruction, self._said = text, [raw]
+        if text is not None:
+            self._instruction, self._said, self._broken = text, raw, None
+        elif self._session is None:
+            self._broken = raw
 
     def _stamp(self, topic: str, raw: bytes) -> int | None:
         try:
@@ -258,7 +261,7 @@ class EpisodeRecorder:
             result = failure = None
             try:
                 result = getattr(self, f'_{kind}')(session, *arguments)
-            except Exception as error:  # the thread outlives whatever goes wrong with one episode
+            except Exception as error:  # noqa: BLE001 - the thread outlives any episode
                 failure = _as_bag_error(error)
                 session.error = session.error or str(failure)
             if done is None:

@@ -23,12 +23,8 @@ import torch
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.control.codecs import encode_chunk
-from vla_alignment_ros.control.pipeline import (
-    Command,
-    DecisionPipeline,
-    PipelineConfig,
-    Verdict,
-)
+from vla_alignment_ros.control.pipeline import DecisionPipeline, PipelineConfig, Verdict
+from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.nodes.decision_loop import DecisionLoop, LoopConfig
 from vla_alignment_ros.nodes.diagnostics import (
@@ -104,15 +100,16 @@ class PolicyNode(ManagedNode):
         policy = Policy.load(Path(chosen.checkpoint).expanduser(), device=chosen.device)
         warm_s = policy.warm_up()
         pipeline = DecisionPipeline(policy.embodiment, policy, _pipeline_config(chosen, policy))
+        embodiment = policy.embodiment
+        # bound here: a decision may still be under way when the node forgets all of this
+        commands = self._commands = RawPublishers(self, embodiment.command_topics())
         self._loop = DecisionLoop(
             pipeline,
             LoopConfig(on_arrival=chosen.act_on_arrival, watchdog_s=chosen.watchdog_s),
-            send=self._send,
-            report=self._tell,
+            send=lambda command: commands.publish(command.messages),
+            report=partial(self._tell, embodiment),
             log=self.get_logger().error,
         )
-        embodiment = policy.embodiment
-        self._commands = RawPublishers(self, embodiment.command_topics())
         # the instruction first: where several wait, executors take them in this order
         topics = sorted(
             embodiment.observation_topics().items(),
@@ -179,12 +176,8 @@ class PolicyNode(ManagedNode):
 
     # -- messages out ---------------------------------------------------------------------------
 
-    def _send(self, command: Command) -> None:
-        self._commands.publish(command.messages)
-
-    def _tell(self, verdict: Verdict) -> None:
+    def _tell(self, embodiment: Embodiment, verdict: Verdict) -> None:
         """Publish one decision; the command went out before."""
-        embodiment = self._loop.embodiment
         scores = [verdict.vl_score, verdict.action_score, verdict.margin]
         messages = {SCORE_TOPIC: wire.encode_float64_multi_array(scores, SCORES)}
         if not verdict.refused:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 import sys
+import threading
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
@@ -53,6 +54,9 @@ class TrainingNode(ManagedNode):
         self.settings = Parameters(self, TrainingParameters)
         self._recorder: EpisodeRecorder | None = None
         self._inputs: dict[str, Subscription] = {}
+        # transitions, services and the timer have a thread each: one at a time (un)subscribes or
+        # begins an episode
+        self._wiring = threading.Lock()
         self._worker = Worker('episode')
         self._status = advertise(
             self, '~/status', 'diagnostic_msgs/msg/DiagnosticStatus', latched()
@@ -95,30 +99,36 @@ class TrainingNode(ManagedNode):
 
     def activate(self) -> None:
         """Subscribe."""
-        for topic in self._recorder.embodiment.topics():
-            self._subscribe(topic)
+        with self._wiring:
+            for topic in self._recorder.embodiment.topics():
+                self._subscribe(self._recorder.embodiment, topic)
 
     def deactivate(self) -> None:
         """Unsubscribe; a running episode is finished, nobody said whether it succeeded."""
-        for subscription in self._inputs.values():
-            self.destroy_subscription(subscription)
-        self._inputs = {}
-        if self._recorder.recording:
-            try:
-                self._recorder.stop(None, {}, self._now_ns())
-            except BagError as error:
-                self.get_logger().error(f'the running episode is lost: {error}')
+        with self._wiring:
+            self._unsubscribe()
+            if self._recorder.recording:
+                try:
+                    self._recorder.stop(None, {}, self._now_ns())
+                except BagError as error:
+                    self.get_logger().error(f'the running episode is lost: {error}')
 
     def release(self) -> None:
         """End the writer's thread."""
-        recorder, self._recorder = self._recorder, None
+        with self._wiring:
+            self._unsubscribe()  # what an activation that failed half-way left
+            recorder, self._recorder = self._recorder, None
         if recorder is not None:
             recorder.close()
 
     # -- messages -------------------------------------------------------------------------------
 
-    def _subscribe(self, topic: str) -> None:
-        embodiment = self._recorder.embodiment
+    def _unsubscribe(self) -> None:
+        for subscription in self._inputs.values():
+            self.destroy_subscription(subscription)
+        self._inputs = {}
+
+    def _subscribe(self, embodiment: Embodiment, topic: str) -> None:
         wanted = topic_qos(embodiment, topic, RECORDER_DEPTH)
         self._inputs[topic] = subscribe_raw(
             self,
@@ -151,12 +161,14 @@ class TrainingNode(ManagedNode):
         return response
 
     def _active_recorder(self) -> EpisodeRecorder:
-        if not self.is_active:
+        recorder = self._recorder
+        if recorder is None or not self.is_active:
             raise ConfigError('training_node is not active: configure and activate it first')
-        return self._recorder
+        return recorder
 
     def _start(self, request: Trigger.Request) -> str:
-        return self._active_recorder().start(self._now_ns())
+        with self._wiring:
+            return self._active_recorder().start(self._now_ns())
 
     def _stop(self, request: SetBool.Request) -> str:
         labels = dict(_label(text) for text in self.settings.current.labels)
@@ -170,19 +182,23 @@ class TrainingNode(ManagedNode):
     # -- status ---------------------------------------------------------------------------------
 
     def _on_timer(self) -> None:
-        recorder = self._recorder
-        if recorder is not None and self.is_active and not recorder.recording:
-            self._follow_publishers()
+        if self._wiring.acquire(blocking=False):  # else the next time: callbacks do not wait
+            try:
+                recorder = self._recorder
+                if recorder is not None and self.is_active and not recorder.recording:
+                    self._follow_publishers(recorder.embodiment)
+            finally:
+                self._wiring.release()
         self._report()
 
-    def _follow_publishers(self) -> None:
+    def _follow_publishers(self, embodiment: Embodiment) -> None:
         """Between episodes: become reliable where every publisher is, so that nothing is lost."""
         for topic, subscription in list(self._inputs.items()):
-            wanted = topic_qos(self._recorder.embodiment, topic, RECORDER_DEPTH)
+            wanted = topic_qos(embodiment, topic, RECORDER_DEPTH)
             match = matching_publishers(self, topic, wanted)
             if match.reliability != subscription.qos_profile.reliability:
                 self.destroy_subscription(subscription)
-                self._subscribe(topic)
+                self._subscribe(embodiment, topic)
 
     def _report(self) -> None:
         recorder, name = self._recorder, self.get_fully_qualified_name()

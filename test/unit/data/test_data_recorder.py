@@ -186,12 +186,13 @@ def test_a_broken_instruction_is_recorded_and_counted_but_labels_nothing(
     assert recorder.counts()['instruction'].broken == 0
 
 
-def test_an_instruction_broken_before_the_episode_shows_in_it(recorder, embodiment):
-    recorder.push('instruction', b'\xff', WALL_NS)
+@pytest.mark.parametrize('broken', [b'', b'\xff'])
+def test_an_instruction_broken_before_the_episode_shows_in_it(recorder, embodiment, broken):
+    recorder.push('instruction', broken, WALL_NS)
     reader = EpisodeReader(_record(recorder, embodiment, 1_000))
     assert reader.info.instruction == ''
     assert recorder.counts()['instruction'].broken == 1
-    assert [raw for topic, _, _, raw in reader.messages() if topic == 'instruction'] == [b'\xff']
+    assert [raw for topic, _, _, raw in reader.messages() if topic == 'instruction'] == [broken]
 
 
 @pytest.mark.parametrize('step', ['write', 'finish', '__init__'])
