@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from recordings import make_embodiment
 import torch
 
-from vla_alignment_ros.embodiment import ActionSpec, Camera, CommandSpec, Embodiment, Gripper
+from vla_alignment_ros.embodiment import Camera
 from vla_alignment_ros.encoders.language import build_tokenizer, tokenize
 from vla_alignment_ros.errors import CheckpointError, ConfigError
 from vla_alignment_ros.observation import Observation
@@ -35,20 +36,8 @@ def statistics():
 
 
 def embodiment():
-    return Embodiment(
-        name='tiny',
-        cameras=(Camera('front', 'front', 32, 24), Camera('wrist', 'wrist', 16, 16)),
-        joint_names=('a', 'b'),
-        gripper=Gripper('finger', 0.04, 0.0),
-        action=ActionSpec(
-            'ee_delta',
-            ('dx', 'dy', 'dz', 'droll', 'dpitch', 'dyaw', 'gripper'),
-            ('m', 'm', 'm', 'rad', 'rad', 'rad', '1'),
-            (-1.0,) * 6 + (0.0,),
-            (1.0,) * 7,
-        ),
-        command=CommandSpec('twist', {'twist': 'twist', 'gripper': 'gripper'}),
-        rate_hz=10.0,
+    return make_embodiment(
+        cameras=(Camera('front', 'front', 32, 24), Camera('wrist', 'wrist', 16, 16))
     )
 
 
