@@ -6,12 +6,17 @@ All of it is set while pytest starts, before a test module can import rclpy, tor
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 from vla_alignment_ros.evaluation.processes import DomainLock
 
 pytest_plugins = ['recordings']
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell starts background jobs deaf to Ctrl-C, and so would be all that the tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _DOMAIN = DomainLock()
 os.environ['ROS_DOMAIN_ID'] = str(_DOMAIN.domain_id)
