@@ -65,6 +65,7 @@ class Camera:
     height: int
     compressed: bool = False  # True: the topic carries sensor_msgs/CompressedImage
     calibration: Pinhole | None = None  # where it is, if fixed and calibrated
+    segmentation: str | None = None  # topic that says what each pixel shows, for training alone
 
     def __post_init__(self) -> None:
         normalise(self, 'camera')
@@ -205,9 +206,21 @@ class Embodiment:
         roles = {**COMMAND_TOPICS[codec], **OPTIONAL_COMMAND_TOPICS.get(codec, {})}
         return {topic: roles[role] for role, topic in self.command.topics.items()}
 
+    def segmentation_topics(self) -> dict[str, str]:
+        """Topic -> message type of what is recorded where there is a ground truth, never needed.
+
+        A mono8 image beside a camera's: 0, or which name of the recording's note `labels`
+        (counted from 1) a pixel shows.
+        """
+        return {c.segmentation: IMAGE for c in self.cameras if c.segmentation is not None}
+
     def topics(self) -> dict[str, str]:
-        """Topic -> message type of everything a recording of this robot holds."""
+        """Topic -> message type of everything a recording of this robot needs."""
         return {**self.observation_topics(), **self.command_topics()}
+
+    def recorded_topics(self) -> dict[str, str]:
+        """Topic -> message type of everything a recording of this robot holds."""
+        return {**self.topics(), **self.segmentation_topics()}
 
     def source_topics(self) -> dict[str, str]:
         """Source name ('front', 'joint_states', 'instruction', …) -> topic."""
@@ -315,6 +328,8 @@ def _check(e: Embodiment) -> None:
         raise EmbodimentError('cameras: at least one is needed')
     for camera in e.cameras:
         _check_topic(camera.topic, f'camera {camera.name!r}')
+        if camera.segmentation is not None:
+            _check_topic(camera.segmentation, f'camera {camera.name!r}: segmentation')
         for side in (camera.width, camera.height):
             if not isinstance(side, int) or isinstance(side, bool) or not 8 <= side <= 4096:
                 raise EmbodimentError(
@@ -359,6 +374,7 @@ def _check(e: Embodiment) -> None:
     _check_topic(e.instruction_topic, 'instruction_topic')
     _check_topic(e.joint_states_topic, 'joint_states_topic')
     topics = [*e.source_topics().values(), *e.command_topics()]
+    topics += [c.segmentation for c in e.cameras if c.segmentation is not None]
     if len(set(topics)) != len(topics):
         raise EmbodimentError(f'two roles share one topic: {topics}')
     unknown = set(e.max_age_s) - set(e.source_topics())

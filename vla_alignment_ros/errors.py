@@ -38,6 +38,10 @@ class ConfigError(VlaError):
     """A setting has an unknown name, a wrong type, or a value out of range."""
 
 
+class AlignmentError(VlaError):
+    """Features or labels that no alignment loss can be computed from, as NaN or other lengths."""
+
+
 class SimulationError(VlaError):
     """A scene, task or split cannot be simulated as asked."""
 

@@ -237,21 +237,22 @@ def header(ts_ns: int, frame_id: str) -> Any:
     return _HEADER(stamp=time(ts_ns), frame_id=frame_id)
 
 
-def encode_image(image_rgb: np.ndarray, ts_ns: int, frame_id: str) -> bytes:
-    """(H, W, 3) uint8 RGB as an rgb8 `sensor_msgs/Image`."""
-    if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8:
-        raise WireError(f'need (H, W, 3) uint8, got {image_rgb.dtype} {image_rgb.shape}')
-    height, width, _ = image_rgb.shape
+def encode_image(image: np.ndarray, ts_ns: int, frame_id: str) -> bytes:
+    """uint8 (H, W, 3) RGB as an rgb8, (H, W) as a mono8 `sensor_msgs/Image`."""
+    channels = {2: 1, 3: 3}.get(image.ndim)
+    if image.dtype != np.uint8 or channels is None or image.shape[2:] not in ((), (3,)):
+        raise WireError(f'need uint8 (H, W, 3) or (H, W), got {image.dtype} {image.shape}')
+    height, width = image.shape[:2]
     return encode(
         make(
             'sensor_msgs/msg/Image',
             header=header(ts_ns, frame_id),
             height=height,
             width=width,
-            encoding='rgb8',
+            encoding='rgb8' if channels == 3 else 'mono8',
             is_bigendian=0,
-            step=3 * width,
-            data=np.ascontiguousarray(image_rgb).reshape(-1),
+            step=channels * width,
+            data=np.ascontiguousarray(image).reshape(-1),
         )
     )
 

@@ -1,15 +1,19 @@
 """The interface every alignment strategy implements: features in, embeddings and losses out.
 
-A strategy is a module that (1) embeds what the towers saw, (2) scores how well words fit a scene
-and how well a chunk fits both, and (3) says which losses make those scores true. It never sees
-raw data, so every strategy shares towers, data, trainer and evaluation.
+A strategy is a module that (1) embeds scenes and sentences, (2) says how well any sentence fits
+any scene and which regions each word means, and (3) says which losses make those scores true. It
+never sees raw data, so every strategy shares towers, data, trainer and evaluation. How a chunk of
+actions fits both is the business of `verifier.ActionVerifier`, which serves every strategy;
+`composition.Alignment` puts the parts together.
 
-Shapes: B batch, N image tokens, L words, D tower width, E embedding width, K candidates.
+Shapes: B scenes (batch rows), M sentences, N image tokens (cells of all cameras), L words,
+D tower width, E embedding width, K candidates.
 """
 
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -20,18 +24,33 @@ from vla_alignment_ros.encoders.vision import VisionFeatures
 
 
 @dataclass(frozen=True)
+class Labels:
+    """What a recorder noted about the pixels: which named thing each image cell shows."""
+
+    cells: torch.Tensor  # (B, N) int64 into `names`; 0: nothing that has a name, −1: not known
+    names: torch.Tensor  # (K, W) int64 word ids of each name, padded with 0; row 0 is empty
+    untold: torch.Tensor  # (P, 2) int64 (name, word id): see `labels.untold_contrasts`
+
+
+@dataclass(frozen=True)
 class AlignmentInputs:
     """What one training batch gives a strategy."""
 
     vision: VisionFeatures
     language: LanguageFeatures  # of each row's own sentence
-    fused: torch.Tensor  # (B, D) scene read with its own sentence
-    fused_swapped: torch.Tensor | None  # (B, D) the same scene read with another row's sentence
-    swapped_from: torch.Tensor | None  # (B,) the row that sentence came from
-    action: torch.Tensor  # (B, D) encoded ground-truth chunk
     group: torch.Tensor  # (B,) id of the sentence's paraphrase group
     referent: torch.Tensor  # (B,) id of what the sentence names; equal: same thing, any task
     approach: torch.Tensor  # (B,) bool: the arm does not show yet what it was told
+    present: torch.Tensor  # (scene, sentence) bool: what the sentence names is known to be there
+    task: torch.Tensor  # (B,) int64 kind of task the recorder noted; 0: not known
+    named: torch.Tensor  # (B,) int64 id in `Labels.names` of what the sentence names; −1: none
+    images: Mapping[str, torch.Tensor] = field(default_factory=dict)  # camera -> (B, h, w, 3)
+    labels: Labels | None = None
+    # for the verifier
+    fused: torch.Tensor | None = None  # (B, D) scene read with its own sentence
+    fused_swapped: torch.Tensor | None = None  # (B, D) the scene read with another row's sentence
+    swapped_from: torch.Tensor | None = None  # (B,) the row that sentence came from
+    action: torch.Tensor | None = None  # (B, D) encoded ground-truth chunk
 
 
 @dataclass(frozen=True)
@@ -43,21 +62,46 @@ class AlignmentOutput:
 
 
 class AlignmentStrategy(nn.Module, abc.ABC):
-    """Base of all strategies; `width` is D."""
+    """Base of all strategies; the first argument of every constructor is D.
+
+    `training_only` names the prefixes of state that serves training alone (queues, momentum
+    copies): it is in the training state and not in a checkpoint.
+    """
+
+    training_only: tuple[str, ...] = ()
+
+    def bind(self, vision: nn.Module, language: nn.Module) -> None:
+        """Called once with the towers when training begins, for strategies that copy them."""
 
     @abc.abstractmethod
-    def region_logits(self, vision: VisionFeatures, words: torch.Tensor) -> torch.Tensor:
-        """How much each image token matches each query: (B, N, D) × (B, Q, D) → (B, Q, N)."""
-
-    @abc.abstractmethod
-    def vision_language(
+    def embed(
         self, vision: VisionFeatures, language: LanguageFeatures
-    ) -> torch.Tensor:
-        """Row-wise score (B,) of each scene with its sentence; higher fits better."""
+    ) -> dict[str, torch.Tensor]:
+        """Named embeddings with rows of length 1: at least 'vision' (B, E), 'language' (M, E)."""
 
     @abc.abstractmethod
-    def vision_language_action(self, fused: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """The verifier: (B, D) fused scene and sentence, (B, K, D) candidates → (B, K) cosine."""
+    def similarity(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
+        """How well every sentence fits every scene: (B, M); higher fits better."""
+
+    def vision_language(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
+        """Score (B,) of each scene with the sentence of the same row: what the gate looks at."""
+        return self.similarity(vision, language).diagonal()
+
+    @abc.abstractmethod
+    def sentence_regions(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
+        """Logits (B, N) of each image token being what the row's sentence is about."""
+
+    @abc.abstractmethod
+    def word_regions(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
+        """Logits (B, L, N) of each image token being what a word means; pads are arbitrary."""
+
+    def referring(self, language: LanguageFeatures) -> torch.Tensor:
+        """How much each word helps to name what is to be acted on: (M, L) in 0…1.
+
+        Such words go to the pointers alone and not to the action head, which so cannot learn by
+        heart what to do with a thing. Zero, the default, keeps every word for both.
+        """
+        return torch.zeros_like(language.mask, dtype=language.tokens.dtype)
 
     @abc.abstractmethod
     def forward(self, inputs: AlignmentInputs) -> AlignmentOutput:

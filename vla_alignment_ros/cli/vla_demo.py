@@ -73,7 +73,7 @@ class Full:
     seed: int = 0
     """Seed of the training: weights, order of the samples, noise."""
     config: Annotated[Path | None, tyro.conf.arg(metavar='PATH')] = None
-    """Settings of the training; config/train/vla.yaml if not given."""
+    """Settings of the training; config/train/tabletop.yaml if not given."""
     workers: int = 2
     """Processes that record."""
     episodes: int = 50
@@ -173,7 +173,7 @@ def demonstration_scenes(split: str = 'train') -> list[tuple[str, int]]:
 def full(options: Full) -> int:
     """Demonstrations, training, evaluation; each stage only if its result is not there."""
     out = options.out
-    config = options.config or package_path('config', 'train', 'vla.yaml')
+    config = options.config or package_path('config', 'train', 'tabletop.yaml')
     if not config.is_file():
         raise ConfigError(f'no training settings at {config}; give a file with --config')
     python = (sys.executable, '-m')

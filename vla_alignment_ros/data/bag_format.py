@@ -77,7 +77,7 @@ def sanitize_name(name: str) -> str:
 
 def topic_spelling(embodiment: Embodiment | None) -> dict[str, str]:
     """Topic without leading slash -> the topic as the embodiment spells it."""
-    return {} if embodiment is None else {t.lstrip('/'): t for t in embodiment.topics()}
+    return {} if embodiment is None else {t.lstrip('/'): t for t in embodiment.recorded_topics()}
 
 
 def spell(topic: str, spelling: Mapping[str, str]) -> str:
@@ -90,6 +90,7 @@ def spell(topic: str, spelling: Mapping[str, str]) -> str:
 
 def default_qos(embodiment: Embodiment) -> dict[str, OfferedQos]:
     qos = {camera.topic: SENSOR_QOS for camera in embodiment.cameras}
+    qos |= dict.fromkeys(embodiment.segmentation_topics(), SENSOR_QOS)
     qos[embodiment.instruction_topic] = LATCHED_QOS
     return qos
 

@@ -18,11 +18,12 @@ import numpy as np
 from tqdm import tqdm
 
 from vla_alignment_ros.data.episode import EpisodeIndex, index_episode, keyframes, observations
+from vla_alignment_ros.data.labels import label_names, label_shape, NOT_KNOWN, read_labels
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import DatasetError
 from vla_alignment_ros.observation import ObservationAssembler
 
-CACHE_VERSION = 1  # raise it when the layout, or how a sample is made, changes
+CACHE_VERSION = 2  # raise it when the layout, or how a sample is made, changes
 MANIFEST = 'manifest.json'
 _LOG = logging.getLogger(__name__)
 _T = TypeVar('_T')
@@ -37,6 +38,7 @@ class _Small:
     texts: list[str]  # (T,)
     keyframe_position: np.ndarray | None  # (T, 3)
     keyframe_gripper: np.ndarray  # (T,)
+    labels: dict[str, np.ndarray]  # camera -> (T, rows, columns)
 
 
 def fill(
@@ -148,7 +150,7 @@ def _load(folder: Path, job: tuple[int, EpisodeIndex]) -> _Small:
         for file in files.values():
             file.close()
     position, gripper = keyframes(index, state, assembler.state_names)
-    return _Small(state, texts, position, gripper)
+    return _Small(state, texts, position, gripper, read_labels(index))
 
 
 _ASSEMBLERS: dict[str, ObservationAssembler] = {}
@@ -190,6 +192,10 @@ def _save(
     }
     if first.keyframe_position is not None:
         small['keyframe_position'] = np.zeros((rows, 3), np.float32)
+    for camera in embodiment.cameras:
+        if any(camera.name in data.labels for _, _, data in kept):
+            shape = (rows, *label_shape(camera.height, camera.width))
+            small[f'label_{camera.name}'] = np.full(shape, NOT_KNOWN, np.uint8)
     table: dict[str, int] = {}
     episodes = []
     actions: list[np.ndarray] = []
@@ -205,6 +211,8 @@ def _save(
         small['keyframe_gripper'][span] = data.keyframe_gripper
         if data.keyframe_position is not None:
             small['keyframe_position'][span] = data.keyframe_position
+        for camera, labels in data.labels.items():
+            small[f'label_{camera}'][span] = labels
         actions.append(index.actions)
         offset += len(index.actions)
         info = index.info
@@ -215,6 +223,7 @@ def _save(
                 'instruction': info.instruction,
                 'success': info.success,
                 'extra': info.extra,
+                'labels': label_names(info.extra, str(info.path)),
                 'start': span.start,
                 'stop': span.stop,
                 'dropped': index.dropped,

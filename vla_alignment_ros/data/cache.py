@@ -17,6 +17,7 @@ Arrays (N samples and A actions of all episodes; an episode's rows are consecuti
     instruction        (N,) int32 into manifest instructions
     keyframe_position  (N, 3) float32, m; absent where the state has no end effector
     keyframe_gripper   (N,) float32, 0..1
+    label_<camera>     (N, rows, columns) uint8: see `labels`; absent where nobody knew
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class CachedEpisode:
     start: int  # rows [start, stop)
     stop: int
     dropped: dict[str, int]  # reason -> ticks without a sample
+    labels: tuple[str, ...] = ()  # names of the ids 1, 2, … in label_<camera>
 
     @property
     def task(self) -> str:
@@ -76,7 +78,7 @@ class DatasetCache:
             self.embodiment = Embodiment.from_dict(manifest['embodiment'])
             self.state_names: tuple[str, ...] = tuple(manifest['state_names'])
             self.instructions: tuple[str, ...] = tuple(manifest['instructions'])
-            self.episodes = tuple(CachedEpisode(**item) for item in manifest['episodes'])
+            self.episodes = tuple(_episode(item) for item in manifest['episodes'])
             self.skipped: dict[str, str] = dict(manifest['skipped'])  # path -> reason
             self.arrays: dict[str, np.ndarray] = {}
             for name, (shape, dtype) in manifest['arrays'].items():
@@ -105,6 +107,10 @@ class DatasetCache:
     @property
     def state_dim(self) -> int:
         return len(self.state_names)
+
+
+def _episode(item: dict[str, Any]) -> CachedEpisode:
+    return CachedEpisode(**{**item, 'labels': tuple(item['labels'])})
 
 
 def build_cache(

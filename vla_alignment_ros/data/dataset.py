@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 
 from vla_alignment_ros.control.codecs import gripper_index
 from vla_alignment_ros.data.bag import EpisodeInfo, EpisodeReader, find_episodes
-from vla_alignment_ros.data.cache import build_cache, DatasetCache
+from vla_alignment_ros.data.cache import build_cache, CachedEpisode, DatasetCache
+from vla_alignment_ros.data.labels import NOT_KNOWN
 from vla_alignment_ros.embodiment import ACTION_DIM, Embodiment
 from vla_alignment_ros.errors import BagError, DatasetError
 from vla_alignment_ros.observation import EE_POSITION, ObservationAssembler
@@ -100,6 +101,13 @@ class DemonstrationDataset(Dataset):
         }
         names = ObservationAssembler(cache.embodiment).state_names
         self._position = [names.index(n) for n in EE_POSITION if n in names]
+        self._labels = {
+            c.name: arrays[f'label_{c.name}']
+            for c in cache.embodiment.cameras
+            if f'label_{c.name}' in arrays
+        }
+        self.names = tuple(dict.fromkeys(n for e in cache.episodes for n in e.labels))
+        self._name_of = _name_table(cache.episodes, self.names)
         self._moving = _moving_dims(cache.embodiment)
 
     @property
@@ -118,7 +126,7 @@ class DemonstrationDataset(Dataset):
         """One sample: `get_batch` of one, without the leading B."""
         batch = self.get_batch([index])
         return {
-            key: {name: image[0] for name, image in value.items()} if key == 'images' else value[0]
+            key: {name: v[0] for name, v in value.items()} if isinstance(value, dict) else value[0]
             for key, value in batch.items()
         }
 
@@ -132,7 +140,9 @@ class DemonstrationDataset(Dataset):
             `action` repeats the last gripper command without motion;
             instruction_id, episode, tick: (B,) int64 (tick in ns);
             keyframe_position: (B, 3) float32, where the state has an end effector;
-            keyframe_gripper: (B,) float32.
+            keyframe_gripper: (B,) float32;
+            labels: camera name -> (B, rows, columns) int64, what the pixels show: counted from 1
+            into `names`, 0 nothing that has a name, −1 not known; of cameras that have any.
         """
         rows = self.rows[np.asarray(indices, dtype=np.int64)]
         action, mask = self._chunks(rows)
@@ -147,6 +157,13 @@ class DemonstrationDataset(Dataset):
         }
         for name, array in self._keyframes.items():
             batch[name] = torch.from_numpy(array[rows])
+        table = self._name_of[self._rows['episode'][rows]]  # (B, 256)
+        batch['labels'] = {
+            name: torch.from_numpy(np.take_along_axis(
+                table, array[rows].reshape(len(rows), -1).astype(np.int64), axis=1
+            ).reshape(len(rows), *array.shape[1:]))
+            for name, array in self._labels.items()
+        }  # fmt: skip
         return batch
 
     def _chunks(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -197,6 +214,15 @@ class DemonstrationDataset(Dataset):
 
 
 _NAMES = {False: 'train', True: 'val'}
+
+
+def _name_table(episodes: Sequence[CachedEpisode], names: Sequence[str]) -> np.ndarray:
+    """(E, 256) int64: an episode's own label ids → ids counted from 1 in `names`."""
+    table = np.zeros((len(episodes), 256), np.int64)
+    for row, episode in zip(table, episodes):
+        row[1 : 1 + len(episode.labels)] = [1 + names.index(n) for n in episode.labels]
+        row[NOT_KNOWN] = -1
+    return table
 
 
 def split_episodes(names: Sequence[str], val_fraction: float, seed: int) -> list[bool]:

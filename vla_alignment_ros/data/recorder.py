@@ -67,7 +67,7 @@ class EpisodeRecorder:
         self.embodiment = embodiment
         self._root = Path(root)
         self._options = {'storage': storage, 'compression': compression}
-        self._types = embodiment.topics()
+        self._types = embodiment.recorded_topics()
         self._limit = queue_bytes
         self._changed = threading.Condition()
         self._queue: deque[tuple[Any, ...]] = deque()

@@ -16,16 +16,30 @@ from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.observation import normalize_instruction
 
 PAD, UNKNOWN, MASK = '[PAD]', '[UNK]', '[MASK]'
-MAX_WORDS = 24
+# the ids of words, whoever's tokenizer it is: these three and then the vocabulary
+PAD_ID, UNKNOWN_ID, MASK_ID = 0, 1, 2
+RESERVED = 3
+MAX_WORDS = 24  # where the tokenizer itself sets no limit
 
 
 @dataclass(frozen=True)
 class LanguageFeatures:
-    """Word tokens (B, L, D), mask (B, L) True where a word is, pooled (B, D)."""
+    """Sentences as the tower sees them.
 
-    tokens: torch.Tensor
-    mask: torch.Tensor
-    pooled: torch.Tensor
+    `tokens` know their neighbours; `words` are the same words on their own, before any of them
+    has looked at another, so that "red" is the same in every sentence.
+    """
+
+    tokens: torch.Tensor  # (B, L, D)
+    words: torch.Tensor  # (B, L, D)
+    ids: torch.Tensor  # (B, L) int64, 0 where padded
+    mask: torch.Tensor  # (B, L) True where a word is
+    pooled: torch.Tensor  # (B, D) the sentence as a whole; zero where there is no word
+
+    def rows(self, index: torch.Tensor) -> LanguageFeatures:
+        """The sentences `index` points at, in its order."""
+        parts = (self.tokens, self.words, self.ids, self.mask, self.pooled)
+        return LanguageFeatures(*(part[index] for part in parts))
 
 
 def build_tokenizer(sentences: Sequence[str]) -> Tokenizer:
@@ -39,14 +53,52 @@ def build_tokenizer(sentences: Sequence[str]) -> Tokenizer:
     return tokenizer
 
 
+def shift(tokenizer: Tokenizer) -> int:
+    """How far ids of words lie above the tokenizer's own: 0 where its first three are ours."""
+    own = [tokenizer.id_to_token(index) for index in range(RESERVED)]
+    return 0 if own == [PAD, UNKNOWN, MASK] else RESERVED
+
+
 def tokenize(tokenizer: Tokenizer, sentences: Sequence[str]) -> torch.Tensor:
-    """(B, L) int64 word ids, padded with 0; L is the longest sentence, at most MAX_WORDS."""
-    rows = [tokenizer.encode(normalize_instruction(t)).ids[:MAX_WORDS] for t in sentences]
+    """(B, L) int64 word ids, padded with 0; L is the longest sentence.
+
+    A tokenizer of a pretrained model may cut words into pieces, which count as words here. Its
+    special tokens are left out: they are the tower's business. Sentences are cut at its limit,
+    or at MAX_WORDS.
+    """
+    rows = [[index for _, index in _pieces(tokenizer, text)] for text in sentences]
     longest = max((len(row) for row in rows), default=1) or 1
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    ids = torch.full((len(rows), longest), PAD_ID, dtype=torch.long)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
     return ids
+
+
+def spoken_words(tokenizer: Tokenizer, sentence: str) -> list[tuple[str, list[int]]]:
+    """The words of a sentence, each with its places in the L axis of `tokenize`.
+
+    Words beyond the limit are left out.
+    """
+    text = normalize_instruction(sentence)
+    number = [0] * (len(text) + 1)  # of the word that a character belongs to
+    for place, letter in enumerate(text):
+        number[place + 1] = number[place] + (letter == ' ')
+    words = [(word, []) for word in text.split()]
+    for place, (start, _) in enumerate(_pieces(tokenizer, sentence)):
+        words[number[start + (text[start : start + 1] == ' ')]][1].append(place)
+    return [(word, places) for word, places in words if places]
+
+
+def _pieces(tokenizer: Tokenizer, sentence: str) -> list[tuple[int, int]]:
+    """Where each piece of a sentence begins in its normalised text, and its id."""
+    limit = (tokenizer.truncation or {}).get('max_length', MAX_WORDS)
+    coded = tokenizer.encode(normalize_instruction(sentence), add_special_tokens=False)
+    above = shift(tokenizer)
+    unknown = getattr(tokenizer.model, 'unk_token', None)
+    return [
+        (start, UNKNOWN_ID if token == unknown else index + above)
+        for (start, _), token, index in zip(coded.offsets, coded.tokens, coded.ids)
+    ][:limit]
 
 
 class LanguageTower(nn.Module):
@@ -70,13 +122,25 @@ class LanguageTower(nn.Module):
             add_pooling_layer=False,
         )
 
-    def forward(self, ids: torch.Tensor) -> LanguageFeatures:
-        """Ids (B, L) int64, 0 where padded. A sentence without words pools to zero."""
-        mask = ids != 0  # (B, L)
+    def forward(
+        self, ids: torch.Tensor, withheld: torch.Tensor | None = None
+    ) -> LanguageFeatures:
+        """Read sentences.
+
+        Args:
+            ids: (B, L) int64, 0 where padded. A sentence without words pools to zero.
+            withheld: (B, L) in 0…1, how much of each word is replaced by the mask word.
+        """
+        mask = ids != PAD_ID  # (B, L)
         # an all-padded row would be a softmax over nothing: let it see its first pad
         first = torch.arange(ids.shape[1], device=ids.device) == 0  # (L,)
         seen = mask | (~mask.any(dim=1, keepdim=True) & first)
-        tokens = self.bert(input_ids=ids, attention_mask=seen.long()).last_hidden_state
+        words = self.bert.embeddings.word_embeddings(ids)  # (B, L, D)
+        shown = words
+        if withheld is not None:
+            nothing = self.bert.embeddings.word_embeddings.weight[MASK_ID]
+            shown = torch.lerp(words, nothing.expand_as(words), withheld.unsqueeze(-1))
+        tokens = self.bert(inputs_embeds=shown, attention_mask=seen.long()).last_hidden_state
         weight = mask.unsqueeze(-1).to(tokens.dtype)  # (B, L, 1)
         pooled = (tokens * weight).sum(1) / weight.sum(1).clamp_min(1)
-        return LanguageFeatures(tokens, mask, pooled)
+        return LanguageFeatures(tokens, words, ids, mask, pooled)

@@ -5,7 +5,9 @@ Shapes: B batch, N image tokens (over all cameras), D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,9 +46,50 @@ class VisionFeatures:
     pooled: torch.Tensor
     coordinates: torch.Tensor
     layout: tuple[CameraTokens, ...]
+    _derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, reader: Hashable, make: Callable[[VisionFeatures], Any]) -> Any:
+        """What `reader` makes of these features, computed the first time it is asked for.
+
+        A scene is read with several sentences, and projecting every token costs more than all
+        that is done with a sentence.
+        """
+        if reader not in self._derived:
+            self._derived[reader] = make(self)
+        return self._derived[reader]
+
+    def by_camera(self, per_token: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Cut (B, N, …) into the cameras' parts (B, n, …), in the order of the layout."""
+        return per_token.split([c.rows * c.columns for c in self.layout], dim=1)
 
 
-class VisionTower(nn.Module):
+class CameraTower(nn.Module):
+    """Base of the vision towers: gives tokens their camera and their place in its image."""
+
+    layout: tuple[CameraTokens, ...]
+    coordinates: torch.Tensor  # (N, 2)
+
+    def _arrange(self, grids: dict[str, tuple[int, int]], width: int) -> None:
+        """Lay out the cameras' grids (name -> rows, columns) one after another."""
+        self.position = nn.Linear(2, width)
+        self.camera = nn.Parameter(torch.randn(len(grids), width) * 0.02)
+        self.norm = nn.LayerNorm(width)
+        layout, start = [], 0
+        for name, (rows, columns) in grids.items():
+            layout.append(CameraTokens(name, start, rows, columns))
+            start += rows * columns
+        self.layout = tuple(layout)
+        places = torch.cat([_grid(rows, columns) for rows, columns in grids.values()])
+        self.register_buffer('coordinates', places, persistent=False)
+
+    def _features(self, parts: list[torch.Tensor]) -> VisionFeatures:
+        """From the projected tokens of each camera, (B, n, D) each."""
+        named = [tokens + self.camera[index] for index, tokens in enumerate(parts)]
+        tokens = self.norm(torch.cat(named, dim=1) + self.position(self.coordinates))
+        return VisionFeatures(tokens, tokens.mean(dim=1), self.coordinates, self.layout)
+
+
+class VisionTower(CameraTower):
     """One convolutional backbone shared by all cameras, with a learned embedding per camera.
 
     Args:
@@ -62,7 +105,8 @@ class VisionTower(nn.Module):
         super().__init__()
         if preset not in RESNET_PRESETS:
             raise ConfigError(
-                f'unknown vision preset {preset!r}; known: {", ".join(RESNET_PRESETS)}'
+                f'unknown vision preset {preset!r}; known: {", ".join(RESNET_PRESETS)}, or '
+                f'hf:NAME for a pretrained model'
             )
         config = ResNetConfig(
             layer_type='basic', downsample_in_first_stage=False, **RESNET_PRESETS[preset]
@@ -70,31 +114,20 @@ class VisionTower(nn.Module):
         self.backbone = ResNetModel(config)
         self.backbone.pooler = nn.Identity()  # we pool tokens ourselves
         self.project = nn.Linear(config.hidden_sizes[-1], width)
-        self.position = nn.Linear(2, width)
-        self.camera = nn.Parameter(torch.randn(len(cameras), width) * 0.02)
-        self.norm = nn.LayerNorm(width)
         stride = 4 * 2 ** (len(config.hidden_sizes) - 1)
-        layout, start = [], 0
-        for name, (height, wide) in cameras.items():
-            rows, columns = -(-height // stride), -(-wide // stride)
-            layout.append(CameraTokens(name, start, rows, columns))
-            start += rows * columns
-        self.layout = tuple(layout)
-        grids = [_grid(c.rows, c.columns) for c in layout]
-        self.register_buffer('coordinates', torch.cat(grids), persistent=False)  # (N, 2)
+        grids = {name: (-(-h // stride), -(-w // stride)) for name, (h, w) in cameras.items()}
+        self._arrange(grids, width)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: dict[str, torch.Tensor]) -> VisionFeatures:
         """images: camera name -> (B, height, width, 3) uint8 RGB."""
         parts = []
-        for index, camera in enumerate(self.layout):
+        for camera in self.layout:
             pixels = images[camera.name].permute(0, 3, 1, 2)  # (B, 3, h, w), channels last
             pixels = (pixels.to(self.project.weight.dtype) / 255 - _CHANNEL_MEAN) / _CHANNEL_STD
             maps = self.backbone(pixels).last_hidden_state  # (B, C, rows, columns)
-            tokens = self.project(maps.flatten(2).transpose(1, 2))  # (B, n, D)
-            parts.append(tokens + self.camera[index])
-        tokens = self.norm(torch.cat(parts, dim=1) + self.position(self.coordinates))
-        return VisionFeatures(tokens, tokens.mean(dim=1), self.coordinates, self.layout)
+            parts.append(self.project(maps.flatten(2).transpose(1, 2)))  # (B, n, D)
+        return self._features(parts)
 
 
 def _grid(rows: int, columns: int) -> torch.Tensor:

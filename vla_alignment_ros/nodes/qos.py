@@ -63,7 +63,7 @@ def topic_qos(embodiment: Embodiment, topic: str, depth: int = 5) -> QoSProfile:
     """What a subscriber of an embodiment's topic asks for by default."""
     if topic == embodiment.instruction_topic:
         return latched()
-    if topic in embodiment.observation_topics():
+    if topic in {**embodiment.observation_topics(), **embodiment.segmentation_topics()}:
         return sensor_data(depth)
     return reliable(depth)
 

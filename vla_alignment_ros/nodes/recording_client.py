@@ -43,7 +43,7 @@ class RecordingClient(Client):
         self.set_parameters(SIMULATOR, {})
         self.set_parameters(EXPERT, {})
         # nobody may miss the first messages: the recorder hears all, the simulator the commands
-        heard = dict.fromkeys(self._embodiment.topics(), 1)
+        heard = dict.fromkeys(self._embodiment.recorded_topics(), 1)
         heard |= dict.fromkeys(self._embodiment.command_topics(), 2)
         for topic, count in {**heard, f'{SIMULATOR}/state': 1}.items():
             self.until(

@@ -100,7 +100,7 @@ class TrainingNode(ManagedNode):
     def activate(self) -> None:
         """Subscribe."""
         with self._wiring:
-            for topic in self._recorder.embodiment.topics():
+            for topic in self._recorder.embodiment.recorded_topics():
                 self._subscribe(self._recorder.embodiment, topic)
 
     def deactivate(self) -> None:
@@ -133,7 +133,7 @@ class TrainingNode(ManagedNode):
         self._inputs[topic] = subscribe_raw(
             self,
             topic,
-            embodiment.topics()[topic],
+            embodiment.recorded_topics()[topic],
             partial(self._on_message, topic),
             matching_publishers(self, topic, wanted),
             overridable=False,  # it follows the publishers instead

@@ -72,7 +72,7 @@ class WorldHost:
             topics[f'{folder}/camera_info' if folder else 'camera_info'] = CAMERA_INFO
         observed = embodiment.observation_topics()
         del observed[embodiment.instruction_topic]
-        return topics | observed
+        return topics | observed | embodiment.segmentation_topics()
 
     @property
     def time_ns(self) -> int:

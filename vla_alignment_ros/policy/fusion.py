@@ -19,15 +19,17 @@ from vla_alignment_ros.encoders.vision import VisionFeatures
 class PointerFusion(nn.Module):
     """Vision tokens and sentence → fused vector (B, D) and pointer tokens (B, C·P, D).
 
-    P − 1 pointers are its own; the last one is the alignment's: where the image fits the sentence
-    is where the sentence points, so what aligns the two also tells the hand where to go. It takes
-    no proprioception: where the arm is would give away where it is going, and the words would
-    never be read.
+    The first pointer is the alignment's: where the image fits the sentence is where the sentence
+    points, so what aligns the two also tells the hand where to go. What it finds goes into the
+    queries of the other P − 1, which may look beside it, or for a tray. Fusion takes no
+    proprioception: where the arm is would give away where it is going, and the words would never
+    be read.
     """
 
     def __init__(self, width: int, cameras: int, pointers: int, key_width: int = 64) -> None:
         super().__init__()
         self.own, self.key_width = pointers - 1, key_width
+        self.aim = nn.Linear(cameras * (width + 3), width)
         self.query = nn.Sequential(
             nn.Linear(width, width), nn.GELU(), nn.Linear(width, cameras * self.own * key_width)
         )
@@ -52,25 +54,47 @@ class PointerFusion(nn.Module):
             alignment: (B, N) the alignment's logits of each image token for the sentence.
 
         Returns:
-            fused (B, D), tokens (B, C·P, D), and the first pointer's logits (B, N) over each
-            camera's tokens, which training can teach where to look.
+            fused (B, D), tokens (B, C·P, D), and the logits (B, N) of its own first pointer over
+            each camera's tokens, which training can teach where to look.
         """
         cameras = len(vision.layout)
-        queries = self.query(sentence).view(len(sentence), cameras, self.own, self.key_width)
-        keys = self.key(vision.tokens)  # (B, N, K)
-        found, first = [], []
-        for index, camera in enumerate(vision.layout):
-            part = camera.slice
+        tokens, keys = vision.once(self, self._read)
+        cells = [vision.coordinates[camera.slice] for camera in vision.layout]
+        named = torch.cat(
+            [
+                _point(seen, where, logits.unsqueeze(1))
+                for seen, where, logits in zip(tokens, cells, vision.by_camera(alignment))
+            ],
+            dim=1,
+        )  # (B, C, D + 3)
+        queries = self.query(sentence + self.aim(named.flatten(1)))
+        queries = queries.view(len(sentence), cameras, self.own, self.key_width)
+        found, first = [named], []
+        for index in range(cameras):
             scale = (self.log_sharpness[index].exp() / self.key_width**0.5).view(1, -1, 1)
-            logits = queries[:, index] @ keys[:, part].transpose(1, 2) * scale  # (B, P − 1, n)
+            logits = queries[:, index] @ keys[index].transpose(1, 2) * scale  # (B, P − 1, n)
             first.append(logits[:, 0])
-            logits = torch.cat([logits, alignment[:, part].unsqueeze(1)], dim=1)  # (B, P, n)
-            attention = logits.softmax(dim=-1)
-            where = attention @ vision.coordinates[part].to(attention.dtype)  # (B, P, 2)
-            what = attention @ vision.tokens[:, part]  # (B, P, D)
-            # the peak's logit tells present from absent, which a normalised attention cannot
-            strength = torch.tanh(logits.amax(-1, keepdim=True) / 8)  # (B, P, 1)
-            found.append(torch.cat([what, where, strength], dim=-1))  # (B, P, D + 3)
+            found.append(_point(tokens[index], cells[index], logits))  # (B, P − 1, D + 3)
         pointed = torch.cat(found, dim=1)  # (B, C·P, D + 3)
         fused = self.mix(torch.cat([pointed.flatten(1), sentence], dim=-1))
         return fused, self.token(pointed), torch.cat(first, dim=1)
+
+
+    def _read(self, vision: VisionFeatures) -> tuple[tuple[torch.Tensor, ...], ...]:
+        """Tokens (B, n, D) and keys (B, n, K) of each camera."""
+        return vision.by_camera(vision.tokens), vision.by_camera(self.key(vision.tokens))
+
+
+def _point(
+    tokens: torch.Tensor, coordinates: torch.Tensor, logits: torch.Tensor
+) -> torch.Tensor:
+    """What and where pointers look in one camera.
+
+    tokens (B, n, D), coordinates (n, 2) of the cells, logits (B, P, n) → (B, P, D + 3).
+    """
+    attention = logits.softmax(dim=-1)
+    where = attention @ coordinates.to(attention.dtype)  # (B, P, 2)
+    what = attention @ tokens  # (B, P, D)
+    # the peak's logit tells present from absent, which a normalised attention cannot
+    strength = torch.tanh(logits.amax(-1, keepdim=True) / 8)  # (B, P, 1)
+    return torch.cat([what, where, strength], dim=-1)

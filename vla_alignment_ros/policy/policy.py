@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 
 from vla_alignment_ros.embodiment import Embodiment
-from vla_alignment_ros.encoders.language import LanguageFeatures, tokenize
+from vla_alignment_ros.encoders.language import tokenize
 from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.observation import ActionChunk, Observation
 from vla_alignment_ros.policy.checkpoint import Calibration, Checkpoint, load_checkpoint
-from vla_alignment_ros.policy.model import Scene
+from vla_alignment_ros.policy.model import Instruction, Scene
 
 INSTRUCTION_CACHE = 64  # sentences whose embedding is kept
 
@@ -65,7 +65,7 @@ class Policy:
         self.calibration: Calibration = checkpoint.calibration
         self.flow_steps = flow_steps
         self._model = checkpoint.model.to(self.device).eval()
-        self._sentences: OrderedDict[str, LanguageFeatures] = OrderedDict()
+        self._sentences: OrderedDict[str, Instruction] = OrderedDict()
 
     @classmethod
     def load(cls, folder: str | Path, device: str = 'auto', flow_steps: int = 4) -> Policy:
@@ -94,18 +94,18 @@ class Policy:
         return float(np.median([self.step(blank).latency_s for _ in range(max(1, steps))]))
 
     @torch.inference_mode()
-    def encode_instruction(self, instruction: str) -> LanguageFeatures:
-        """The sentence's features, cached: the words change far more rarely than the images."""
+    def encode_instruction(self, instruction: str) -> Instruction:
+        """The sentence as read, cached: the words change far more rarely than the images."""
         cached = self._sentences.get(instruction)
         if cached is not None:
             self._sentences.move_to_end(instruction)
             return cached
         ids = tokenize(self.checkpoint.tokenizer, [instruction]).to(self.device)
-        features = self._model.language(ids)
-        self._sentences[instruction] = features
+        read = self._model.listen(ids)
+        self._sentences[instruction] = read
         if len(self._sentences) > INSTRUCTION_CACHE:
             self._sentences.popitem(last=False)
-        return features
+        return read
 
     @torch.inference_mode()
     def step(
@@ -178,7 +178,7 @@ class Policy:
     def _grounding(self, scene: Scene, instruction: str) -> dict[str, dict[str, np.ndarray]]:
         """Word → camera → (rows, columns) heat-map that sums to 1 over all cameras' tokens."""
         words = instruction.split()
-        logits = self._model.alignment.region_logits(scene.vision, scene.language.tokens)
+        logits = self._model.alignment.word_regions(scene.vision, scene.language)
         heat = F.softmax(logits[0].float(), dim=-1).cpu().numpy()  # (L, N)
         return {
             f'{index}:{word}': {

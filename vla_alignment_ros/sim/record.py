@@ -27,7 +27,7 @@ from vla_alignment_ros.errors import SimulationError, VlaError
 from vla_alignment_ros.sim.expert import Expert
 from vla_alignment_ros.sim.judge import EpisodeStatus
 from vla_alignment_ros.sim.render import select_backend
-from vla_alignment_ros.sim.spec import EpisodeSpec
+from vla_alignment_ros.sim.spec import EpisodeSpec, object_names
 from vla_alignment_ros.sim.stream import apply_action, instruction_message, observation_messages
 from vla_alignment_ros.sim.tasks import sample_episode
 from vla_alignment_ros.sim.world import SceneConfig, TabletopWorld
@@ -89,7 +89,7 @@ def run_episode(
 ) -> EpisodeStatus:
     """Let the expert solve `spec` in `world`, writing every message; the final status."""
     embodiment = writer.embodiment
-    types = embodiment.topics()
+    types = embodiment.recorded_topics()
     expert = Expert(world)
     world.reset(spec)
     expert.reset(spec)
@@ -146,6 +146,8 @@ def episode_metadata(spec: EpisodeSpec) -> dict[str, str]:
         'side': spec.side or '',
         # sentences of one group mean the same: training takes them as each other's positives
         'group': ' '.join(filter(None, (spec.task, spec.target, spec.tray, spec.side))),
+        # what is on the table, in the order of the ids in the segmentation topics
+        'labels': json.dumps(object_names(spec.scene)),
         'episode': json.dumps(spec.to_dict(), separators=(',', ':')),
     }
 

@@ -49,6 +49,11 @@ class SceneSpec:
         )
 
 
+def object_names(scene: SceneSpec) -> tuple[str, ...]:
+    """What can be named in a scene, in the order of the ids of a segmentation: objects, trays."""
+    return (*(item.name for item in scene.objects), 'white tray', 'black tray')
+
+
 @dataclass(frozen=True)
 class Disturbance:
     """A push that the arm suffers, or a gripper that disobeys, for a few control steps."""

@@ -33,6 +33,11 @@ def observation_messages(world: TabletopWorld, embodiment: Embodiment) -> dict[s
             raise SimulationError(f'{camera.topic!r}: the simulator publishes raw images only')
         image = world.render(camera.name, camera.width, camera.height)
         messages[camera.topic] = wire.encode_image(image, ts_ns, optical_frame(camera.name))
+        if camera.segmentation is not None:
+            seen = world.segmentation(camera.name, camera.width, camera.height)  # −1: nothing
+            messages[camera.segmentation] = wire.encode_image(
+                (seen + 1).astype(np.uint8), ts_ns, optical_frame(camera.name)
+            )
     names, position, velocity = world.joint_sample()
     messages[embodiment.joint_states_topic] = wire.encode_joint_state(
         ts_ns, names, position, velocity

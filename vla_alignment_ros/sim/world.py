@@ -20,7 +20,7 @@ from vla_alignment_ros.sim.scene import (
     FINGER_OPEN_M,
     TIMESTEP_S,
 )
-from vla_alignment_ros.sim.spec import EpisodeSpec
+from vla_alignment_ros.sim.spec import EpisodeSpec, object_names
 
 NS = 1_000_000_000
 ROBOT_TREE_ROOT = 'link0'
@@ -199,7 +199,7 @@ class TabletopWorld:
         self._finger_of_body = {model.body(name).id: name for name in FINGER_LINKS}
         names = [item.name for item in spec.scene.objects]
         self._object_bodies = {model.body(name).id: name for name in names}
-        self._object_names = (*names, 'white tray', 'black tray')
+        self._object_names = object_names(spec.scene)
         self._object_of_geom = np.full(model.ngeom + 1, -1, np.int32)
         for index, name in enumerate(self._object_names):
             self._object_of_geom[:-1][model.geom_bodyid == model.body(name).id] = index

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
+from vla_alignment_ros.alignment.labels import untold_contrasts
 from vla_alignment_ros.data.dataset import DemonstrationDataset
 from vla_alignment_ros.encoders.language import tokenize
 from vla_alignment_ros.errors import DatasetError
@@ -29,14 +31,56 @@ def sentence_groups(dataset: DemonstrationDataset, note: str) -> np.ndarray:
             sentences that name the same thing share it. A sentence without the note is its own
             group.
     """
-    declared: dict[str, str] = {}
-    for episode in dataset.cache.episodes:
-        first = int(dataset.cache.arrays['instruction'][episode.start])
-        text = dataset.instructions[first]
-        declared[text] = episode.extra.get(note) or text
+    declared = sentence_notes(dataset, note)
     names = [declared.get(text, text) for text in dataset.instructions]
     order = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return np.array([order[name] for name in names], dtype=np.int64)
+
+
+def sentence_notes(dataset: DemonstrationDataset, note: str) -> dict[str, str]:
+    """Instruction text → what the bags note about it; texts without the note are left out."""
+    notes = {}
+    for episode in dataset.cache.episodes:
+        if episode.extra.get(note):
+            first = int(dataset.cache.arrays['instruction'][episode.start])
+            notes[dataset.instructions[first]] = episode.extra[note]
+    return notes
+
+
+class _Notes:
+    """What recorders noted about sentences and scenes, as ids that a batch can be made from.
+
+    Texts I, episodes E, names K (row 0 stands for nothing).
+    """
+
+    def __init__(self, dataset: DemonstrationDataset, tokenizer: Any) -> None:
+        texts, names = dataset.instructions, dataset.names
+        self.group = torch.from_numpy(sentence_groups(dataset, 'group'))  # (I,)
+        self.referent = torch.from_numpy(sentence_groups(dataset, 'target'))  # (I,)
+        tasks = sentence_notes(dataset, 'task')
+        kinds = {task: i for i, task in enumerate(sorted(set(tasks.values())), start=1)}
+        self.task = torch.tensor([kinds.get(tasks.get(text), 0) for text in texts])  # (I,)
+        targets, place = sentence_notes(dataset, 'target'), {n: i for i, n in enumerate(names, 1)}
+        self.named = torch.tensor([place.get(targets.get(text), -1) for text in texts])  # (I,)
+        self.names = torch.zeros(1, 1, dtype=torch.int64)  # (K, W) word ids
+        if names:
+            words = tokenize(tokenizer, names)
+            words[words == UNKNOWN_ID] = 0  # all unknown words are one: it means nothing
+            self.names = F.pad(words, (0, 0, 1, 0))
+        self.untold = untold_contrasts(self.names)  # (P, 2)
+        self.holds = torch.zeros(len(dataset.cache.episodes), len(names) + 1, dtype=torch.bool)
+        for row, episode in zip(self.holds, dataset.cache.episodes):
+            row[[place[name] for name in episode.labels]] = True
+
+    def about(self, raw: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """The notes of a dataset batch's rows."""
+        text = raw['instruction_id']
+        about = {k: getattr(self, k)[text] for k in ('group', 'referent', 'task', 'named')}
+        known = (about['named'] > 0).unsqueeze(0)  # (1, B) of the sentence
+        there = self.holds[raw['episode']][:, about['named'].clamp_min(0)]  # (scene, sentence)
+        same = about['referent'].unsqueeze(1) == about['referent'].unsqueeze(0)
+        present = same | (there & known)
+        return {**about, 'present': present, 'names': self.names, 'untold': self.untold}
 
 
 class BatchStream:
@@ -76,10 +120,7 @@ class BatchStream:
         # (pool, samples per batch): each pool is shuffled and gone through on its own
         self._pools = [(early, count), (np.arange(len(dataset)), batch - count)]
         self._ids = tokenize(tokenizer, dataset.instructions)  # (I, L)
-        self._groups = {
-            'group': torch.from_numpy(sentence_groups(dataset, 'group')),
-            'referent': torch.from_numpy(sentence_groups(dataset, 'target')),
-        }
+        self._notes = _Notes(dataset, tokenizer)
         self._orders: dict[int, tuple[int, np.ndarray]] = {}  # pool -> epoch, order
 
     def indices(self, step: int) -> np.ndarray:
@@ -105,7 +146,8 @@ class BatchStream:
         """The batch of step `step`, as `VlaModel.forward` takes it."""
         # sorted: neighbours in a memory map are read together; the loss does not mind the order
         indices = np.sort(self.indices(step))
-        batch = collate(self.dataset.get_batch(indices), self._ids, self._groups)
+        raw = self.dataset.get_batch(indices)
+        batch = collate(raw, self._ids) | self._notes.about(raw)
         batch['approach'] = torch.from_numpy(self._approach[indices])
         return batch
 
@@ -119,9 +161,7 @@ class BatchStream:
                 yield step, batch
 
 
-def collate(
-    raw: dict[str, Any], ids: torch.Tensor, groups: dict[str, torch.Tensor]
-) -> dict[str, Any]:
+def collate(raw: dict[str, Any], ids: torch.Tensor) -> dict[str, Any]:
     """A dataset batch with its distinct sentences: each is encoded once, however often used."""
     used, sentence = torch.unique(raw['instruction_id'], return_inverse=True)
     words = ids[used]
@@ -133,7 +173,7 @@ def collate(
         'action_mask': raw['action_mask'],
         'ids': words[:, :longest],
         'sentence': sentence,
-        **{name: of[raw['instruction_id']] for name, of in groups.items()},
+        'labels': raw['labels'],
     }
     if 'keyframe_position' in raw:
         batch['keyframe'] = raw['keyframe_position']

@@ -42,20 +42,23 @@ class ArchitectureConfig:
     decoder_layers: int = 2
     """Layers of the action head."""
     pointers: int = 5
-    """Language-conditioned pointers per camera, at least 2; the last is the alignment's."""
+    """Language-conditioned pointers per camera, at least 2; the first is the alignment's."""
+    withhold: bool = True
+    """Show the action head no word that names the thing: it has to follow the pointers. Only
+    for strategies that can tell which words do, as `grounded`."""
 
 
 @dataclass(frozen=True)
 class AlignmentConfig:
     """How vision, language and action are aligned."""
 
-    strategy: str = 'vla'
-    """Name in the registry."""
+    strategy: str = 'vla+grounded'
+    """Names in the registry, joined by '+'; the scores are those of the last one."""
     weight: float = 0.3
     """Weight of the contrastive losses together; 0 trains the same network without them and
     without the hindsight grounding, which otherwise has a weight of its own."""
-    settings: dict[str, float] = field(default_factory=dict)
-    """Arguments of the strategy."""
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Strategy -> arguments of its constructor."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from vla_alignment_ros.training.validation import to_device, validate
 
 CHECKPOINT_FOLDER, LOG_FOLDER = 'checkpoint', 'tensorboard'
 VALIDATION_BATCHES = 24
+NORM_BATCHES = 16  # for the statistics of the averaged model's batch norms
 
 
 class Trainer:
@@ -127,8 +128,8 @@ class Trainer:
                 if c.calibration is not None
             },
             horizon=self.config.data.horizon,
-            strategy=a.strategy,
-            strategy_settings=dict(a.settings),
+            alignment=a.strategy,
+            alignment_settings={name: dict(values) for name, values in a.settings.items()},
             **asdict(m),
         )
 
@@ -265,9 +266,23 @@ class Trainer:
     # -- saving ---------------------------------------------------------------------------------
 
     def averaged_model(self) -> VlaModel:
-        """A copy of the model with the averaged weights, in eval mode."""
+        """A copy of the model with the averaged weights, in eval mode.
+
+        Its batch norms get the statistics of these weights, which are not the trained ones'
+        (Izmailov et al. 2018, arXiv:1803.05407).
+        """
         model = VlaModel(self.model.config, self.statistics).to(self.device)
         model.load_state_dict(self.average.tensors)
+        norms = [m for m in model.vision.modules() if isinstance(m, nn.BatchNorm2d)]
+        if norms:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # plain mean over the batches
+            model.vision.train()
+            with torch.no_grad():
+                for step in range(NORM_BATCHES):
+                    batch = to_device(self.stream.at(step), self.device)
+                    model.vision(batch['images'])
         return model.eval()
 
     def save_state(self) -> None:

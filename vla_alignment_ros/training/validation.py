@@ -9,9 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 import torch
 
-from vla_alignment_ros.encoders.language import LanguageFeatures
 from vla_alignment_ros.policy.checkpoint import Calibration
-from vla_alignment_ros.policy.model import FAR_M, VlaModel
+from vla_alignment_ros.policy.hindsight import FAR_M
+from vla_alignment_ros.policy.model import VlaModel
 from vla_alignment_ros.training.batches import BatchStream
 
 # Shares of matched moments that may fall below the gate's thresholds. A false hold ends a task
@@ -29,10 +29,10 @@ def validate(
 
     Returns metrics: `action_l1` (normalised, of the deterministic chunk), `gripper_accuracy`,
     `keyframe_mm` and `keyframe_within_3cm` (horizontal error
-    where the hand is still far from it), `vl_auroc` (an approach's own sentence against one
-    of another group from the same batch), `swap_sensitivity` (mean change of the first action when
-    the sentence is swapped, in units of the mean action size), `gate_false_go` (share of such
-    mismatched approaches above the go threshold; some name another thing that is there).
+    where the hand is still far from it), `vl_auroc` (an approach's own sentence against
+    one from the same batch that names what is not known to be there), `swap_sensitivity` (mean
+    change of the first action when the sentence is swapped, in units of the mean action size),
+    `gate_false_go` (share of such mismatched approaches above the go threshold).
     """
     model.eval()
     generator = torch.Generator().manual_seed(seed)
@@ -41,12 +41,15 @@ def validate(
     for step in range(min(batches, stream.per_epoch)):
         batch = to_device(stream.at(step), device)
         row = batch['sentence']
-        features = model.language(batch['ids'])
+        sentences = model.listen(batch['ids'])
         other = torch.randperm(len(row), generator=generator).to(device)
         differs = batch['referent'] != batch['referent'][other]
-        scene = model.read(batch['images'], batch['state'], _rows(features, row))
+        absent = ~batch['present'].gather(1, other.unsqueeze(1)).squeeze(1)
+        scene = model.read(batch['images'], batch['state'], sentences.rows(row))
         chunk = _deterministic(model, scene)
-        swapped_scene = model.read(batch['images'], batch['state'], _rows(features, row[other]))
+        swapped_scene = model.read(
+            batch['images'], batch['state'], sentences.rows(row[other])
+        )
         swapped = _deterministic(model, swapped_scene)
         target = model.normalizer.action(batch['action'])
         mask = batch['action_mask'].float().unsqueeze(-1)
@@ -73,7 +76,7 @@ def validate(
         early = batch['approach']
         everywhere.append(own.float().cpu().numpy())
         matched.append(own.float()[early].cpu().numpy())
-        mismatched.append(wrong.float()[differs & early].cpu().numpy())
+        mismatched.append(wrong.float()[absent & early].cpu().numpy())
     metrics = {name: float(np.nanmean(v)) for name, v in sums.items() if not np.isnan(v).all()}
     good, bad = np.concatenate(matched), np.concatenate(mismatched)
     calibration = calibrate(good, bad, np.concatenate(everywhere))
@@ -113,10 +116,6 @@ def calibrate(
 
     go = quantile(matched, GO_MISSED)
     return Calibration(slope, offset, go=go, hold=min(go, quantile(everywhere, FALSE_HOLD)))
-
-
-def _rows(features: LanguageFeatures, row: torch.Tensor) -> LanguageFeatures:
-    return LanguageFeatures(features.tokens[row], features.mask[row], features.pooled[row])
 
 
 def _deterministic(model: VlaModel, scene: Any) -> torch.Tensor:

@@ -1,0 +1,292 @@
+"""Embeddings of earlier batches, and the hardest negatives among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+from vla_alignment_ros.alignment.distributed import gather
+from vla_alignment_ros.alignment.heads import precise
+from vla_alignment_ros.alignment.losses import negative_hinge, require_finite
+from vla_alignment_ros.errors import ConfigError
+
+NO_ID = -1  # of rows that were never filled; group ids are ≥ 0
+GROUP = int(__import__("os").environ.get("GG","16"))
+QUERY_ROWS = 1024  # queries that are mined at a time
+BUFFER_ENTRIES = 2**int(__import__("os").environ.get("BB","22"))
+
+
+class MemoryBank(nn.Module):
+    """A ring of the newest embeddings per modality, with the id of each pair (MoCo's queue).
+
+    He et al. 2020, arXiv:1911.05722. All of it is in `state_dict`, so that a resumed run goes on
+    with the same negatives; name it in a strategy's `training_only`. Rows are in no graph. They
+    are views into the ring: enqueue after the backward pass (`after_step`), not before.
+
+    Args:
+        size: rows kept (Q).
+        width: E of the embeddings.
+        modalities: their names.
+
+    Raises:
+        ConfigError: a size below 1, or no modality.
+    """
+
+    def __init__(
+        self, size: int, width: int, modalities: Sequence[str] = ('vision', 'language')
+    ) -> None:
+        super().__init__()
+        if size < 1 or width < 1 or not modalities:
+            raise ConfigError(
+                f'a memory bank needs a size and a width of at least 1 and a modality, '
+                f'got {size}, {width} and {list(modalities)}'
+            )
+        self.size, self.modalities = size, tuple(modalities)
+        for name in self.modalities:
+            self.register_buffer(f'rows_{name}', torch.zeros(size, width))
+        self.register_buffer('row_ids', torch.full((size,), NO_ID))
+        self.register_buffer('pointer', torch.zeros((), dtype=torch.int64))  # next row to fill
+        self.register_buffer('filled', torch.zeros((), dtype=torch.int64))
+
+    def __len__(self) -> int:
+        """How many rows are filled."""
+        return int(self.filled)
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """(Q',) ids of the filled rows, in the order of `rows`."""
+        return self.row_ids[: len(self)]
+
+    def rows(self, modality: str) -> torch.Tensor:
+        """(Q', E) the filled rows of a modality; the others are never seen."""
+        return getattr(self, f'rows_{modality}')[: len(self)]
+
+    @torch.no_grad()
+    def enqueue(self, ids: torch.Tensor, **rows: torch.Tensor) -> None:
+        """Add one batch of every modality, over the oldest rows; of a larger one its last rows.
+
+        With several processes every bank gets the rows of all of them, and so they stay alike.
+
+        Args:
+            ids: (B,) int64 ≥ 0, same id: same meaning.
+            rows: modality -> (B, E).
+
+        Raises:
+            ConfigError: a modality is missing or unknown, or a shape does not fit.
+            AlignmentError: an embedding is not finite.
+        """
+        if set(rows) != set(self.modalities):
+            raise ConfigError(
+                f'the bank keeps {", ".join(self.modalities)}, got {", ".join(rows) or "nothing"}'
+            )
+        for name, value in rows.items():
+            expected = (len(ids), getattr(self, f'rows_{name}').shape[1])
+            if value.shape != expected:
+                raise ConfigError(f'{name} must be {expected}, got {tuple(value.shape)}')
+            require_finite(name, value)
+        if len(ids) and int(ids.min()) < 0:
+            raise ConfigError(f'ids must be 0 or more, got {int(ids.min())}')
+        gathered = gather(ids, *(rows[name] for name in self.modalities))
+        kept = [value[-self.size :] for value in gathered]
+        skipped = len(gathered[0]) - len(kept[0])
+        start = int(self.pointer) + skipped
+        place = (start + torch.arange(len(kept[0]), device=ids.device)) % self.size
+        self.row_ids[place] = kept[0]
+        for name, value in zip(self.modalities, kept[1:]):
+            ring = getattr(self, f'rows_{name}')
+            ring[place] = value.to(ring.dtype)
+        self.pointer.fill_((start + len(kept[0])) % self.size)
+        self.filled.fill_(min(self.size, int(self.filled) + len(gathered[0])))
+
+
+@dataclass(frozen=True)
+class HardNegatives:
+    """What a miner found; entries that are not valid are arbitrary."""
+
+    index: torch.Tensor  # (B, K) int64 into the keys, most similar first
+    valid: torch.Tensor  # (B, K) bool: there were that many keys with another id
+
+
+class HardNegativeMiner(nn.Module):
+    """The keys with another id that look most like each query.
+
+    Args:
+        negatives: K per query.
+        warmup_steps: calls of `after_step` before the miner is `ready`; with untrained embeddings
+            the hardest negatives are arbitrary, and often noise (FaceNet, arXiv:1503.03832).
+        margin: of the hinge, in cosine.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    def __init__(self, negatives: int = 8, warmup_steps: int = 0, margin: float = 0.2) -> None:
+        super().__init__()
+        if negatives < 1 or warmup_steps < 0:
+            raise ConfigError(
+                f'a miner needs at least 1 negative and 0 steps of warm-up, '
+                f'got {negatives} and {warmup_steps}'
+            )
+        self.negatives, self.warmup_steps, self.margin = negatives, warmup_steps, margin
+        self.register_buffer('steps', torch.zeros((), dtype=torch.int64))
+
+    @property
+    def ready(self) -> bool:
+        """Whether the warm-up is over."""
+        return int(self.steps) >= self.warmup_steps
+
+    def after_step(self) -> None:
+        """Call after each optimiser step."""
+        self.steps.add_(1)
+
+    def loss(
+        self,
+        queries: torch.Tensor,
+        query_ids: torch.Tensor,
+        positive: torch.Tensor,
+        keys: torch.Tensor,
+        key_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        """Hinge against mined negatives, scored again with gradient; zero until `ready`.
+
+        Args:
+            queries: (B, E) with rows of length 1.
+            query_ids: (B,).
+            positive: (B,) cosine of each query with its match.
+            keys: (Q, E), of a bank; may be in a graph.
+            key_ids: (Q,).
+        """
+        if not self.ready or not len(keys):
+            return queries.sum() * 0.0
+        found = self.mine(queries, query_ids, keys, key_ids)
+        chosen = keys[found.index]  # (B, K, E)
+        similarity = torch.einsum('be,bke->bk', queries, chosen.to(queries.dtype))
+        return negative_hinge(positive, similarity, found.valid, self.margin)
+
+    @torch.no_grad()
+    def mine(
+        self,
+        queries: torch.Tensor,
+        query_ids: torch.Tensor,
+        keys: torch.Tensor,
+        key_ids: torch.Tensor,
+    ) -> HardNegatives:
+        """The `negatives` most similar keys with another id: exact, not approximate.
+
+        Memory beside the arguments: `BUFFER_ENTRIES` similarities twice, and for `QUERY_ROWS`
+        queries the maxima of all groups.
+
+        Args:
+            queries, query_ids: (B, E), (B,).
+            keys, key_ids: (Q, E), (Q,); Q may be 0.
+
+        Raises:
+            ConfigError: the shapes do not agree.
+            AlignmentError: an embedding is not finite.
+        """
+        if queries.ndim != 2 or keys.ndim != 2 or queries.shape[1] != keys.shape[1]:
+            raise ConfigError(
+                f'queries (B, E) and keys (Q, E) are needed, got {tuple(queries.shape)} and '
+                f'{tuple(keys.shape)}'
+            )
+        if query_ids.shape != queries.shape[:1] or key_ids.shape != keys.shape[:1]:
+            raise ConfigError(
+                f'one id per row is needed, got {len(query_ids)} for {len(queries)} queries and '
+                f'{len(key_ids)} for {len(keys)} keys'
+            )
+        require_finite('queries', queries)
+        require_finite('keys', keys)
+        count = self.negatives
+        index = torch.zeros(len(queries), count, dtype=torch.int64, device=keys.device)
+        valid = torch.zeros_like(index, dtype=torch.bool)
+        if not len(queries) or not len(keys):
+            return HardNegatives(index, valid)
+        queries = precise(queries)
+        # in the order of their ids what has to be masked is a rectangle per id, not a scatter
+        query_ids, query_order = query_ids.sort()
+        key_ids, key_order = key_ids.sort()
+        queries, keys = queries[query_order], keys.to(queries.dtype)
+        with torch.autocast(queries.device.type, enabled=False):
+            for start in range(0, len(queries), QUERY_ROWS):
+                part = slice(start, start + QUERY_ROWS)
+                found = _most_similar(
+                    queries[part], query_ids[part], keys, key_ids, key_order, count
+                )
+                index[query_order[part]], valid[query_order[part]] = found
+        return HardNegatives(index, valid)
+
+
+def _most_similar(
+    queries: torch.Tensor,
+    query_ids: torch.Tensor,
+    keys: torch.Tensor,
+    key_ids: torch.Tensor,
+    key_order: torch.Tensor,
+    count: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`mine` for (n, E) queries; ids of both are sorted, the keys themselves are not.
+
+    The best K entries lie in the K groups with the best maxima. A maximum over groups is a plain
+    pass over memory; `topk`, which is not, sees one number per group, and then the entries of K
+    groups, which are scored again.
+    """
+    best = _group_maxima(queries, query_ids, keys, key_ids, key_order)  # (n, G)
+    chosen = best.topk(min(count, best.shape[1]), sorted=False).indices
+    steps = torch.arange(GROUP, device=keys.device)
+    place = (chosen.unsqueeze(2) * GROUP + steps).flatten(1)  # (n, C)
+    beyond = place >= len(keys)  # the last group may not be full
+    place = place.masked_fill(beyond, 0)
+    refused = beyond | (key_ids[place] == query_ids.unsqueeze(1))
+    candidates = key_order[place]
+    similarity = queries.new_empty(place.shape)
+    rows = min(len(queries), max(1, BUFFER_ENTRIES // (place.shape[1] * keys.shape[1])))
+    buffer = queries.new_empty(rows * place.shape[1], keys.shape[1])
+    for start in range(0, len(queries), rows):
+        part = slice(start, min(start + rows, len(queries)))
+        wanted = candidates[part].flatten()
+        again = torch.index_select(keys, 0, wanted, out=buffer[: len(wanted)])
+        again = again.view(-1, *candidates.shape[1:], keys.shape[1])  # (rows, C, E)
+        torch.bmm(again, queries[part].unsqueeze(2), out=similarity[part].unsqueeze(2))
+    values, within = similarity.masked_fill_(refused, float('-inf')).topk(
+        min(count, place.shape[1])
+    )
+    missing = (0, count - values.shape[1])
+    index = F.pad(candidates.gather(1, within), missing)
+    return index, F.pad(values > float('-inf'), missing)
+
+
+def _group_maxima(
+    queries: torch.Tensor,
+    query_ids: torch.Tensor,
+    keys: torch.Tensor,
+    key_ids: torch.Tensor,
+    key_order: torch.Tensor,
+) -> torch.Tensor:
+    """(n, G) the best similarity of each query in each group of keys, same ids left out."""
+    ids, counts = query_ids.unique_consecutive(return_counts=True)
+    first_row = [0, *counts.cumsum(0).tolist()]
+    left = torch.searchsorted(key_ids, ids).tolist()
+    right = torch.searchsorted(key_ids, ids, right=True).tolist()
+    groups = -(-len(keys) // GROUP)
+    maxima = queries.new_empty(groups, len(queries))
+    step = max(1, BUFFER_ENTRIES // (len(queries) * GROUP)) * GROUP  # keys at a time
+    buffer = queries.new_empty(min(step, groups * GROUP), len(queries))
+    sorted_keys = keys.new_empty(min(step, len(keys)), keys.shape[1])
+    for start in range(0, len(keys), step):
+        stop = min(start + step, len(keys))
+        some = sorted_keys[: stop - start]
+        torch.index_select(keys, 0, key_order[start:stop], out=some)
+        similarity = buffer[: -(-(stop - start) // GROUP) * GROUP]
+        torch.mm(some, queries.T, out=similarity[: stop - start])
+        similarity[stop - start :] = float('-inf')
+        for row, (lower, upper) in enumerate(zip(left, right)):
+            if lower < stop and upper > start:
+                same = slice(max(lower - start, 0), upper - start)
+                similarity[same, first_row[row] : first_row[row + 1]] = float('-inf')
+        block = similarity.view(-1, GROUP, len(queries))
+        torch.amax(block, 1, out=maxima[start // GROUP : start // GROUP + len(block)])
+    return maxima.T.contiguous()
