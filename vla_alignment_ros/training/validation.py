@@ -19,6 +19,7 @@ from vla_alignment_ros.training.batches import BatchStream
 # the next moment gets another try.
 FALSE_HOLD = 0.002
 GO_MISSED = 0.02
+EVEN_ODDS = 0.5  # what is more likely to fit than not may begin
 
 
 @torch.no_grad()
@@ -98,7 +99,9 @@ def calibrate(
             approaches, where the gate decides whether to begin.
         everywhere: scores of matched pairs at any moment, where the gate must not stop the arm.
 
-    `go` is the probability under which GO_MISSED of the matched approaches fall, `hold` the one
+    `go` is the probability under which GO_MISSED of the matched approaches fall, and at most
+    EVEN_ODDS: where the score separates the kinds well, that quantile is the edge of what was
+    trained on, and whatever looks a little different would be refused. `hold` is the probability
     under which FALSE_HOLD of all matched moments fall (never above `go`). Without both kinds, or
     where the score does not tell them apart, the calibration is the default: an open gate.
     """
@@ -114,7 +117,7 @@ def calibrate(
     def quantile(raw: np.ndarray, share: float) -> float:
         return float(np.quantile(1 / (1 + np.exp(-(slope * raw + offset))), share))
 
-    go = quantile(matched, GO_MISSED)
+    go = min(EVEN_ODDS, quantile(matched, GO_MISSED))
     return Calibration(slope, offset, go=go, hold=min(go, quantile(everywhere, FALSE_HOLD)))
 
 
