@@ -23,7 +23,7 @@ import yaml
 
 from vla_alignment_ros.calibration import Pinhole
 from vla_alignment_ros.errors import EmbodimentError
-from vla_alignment_ros.fields import is_number, normalise
+from vla_alignment_ros.fields import build, is_number, normalise
 from vla_alignment_ros.resources import package_path as package_path
 from vla_alignment_ros.resources import resolve_resource as resolve_resource
 
@@ -236,29 +236,7 @@ _MAPPINGS = ('topics', 'max_age_s')
 
 
 def _build(cls: type, data: Any, where: str) -> Any:
-    """Build a dataclass from a mapping, refusing unknown and missing keys by name."""
-    if not isinstance(data, Mapping):
-        raise EmbodimentError(f'{where} must be a mapping, got {type(data).__name__}')
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(str(key) for key in data if key not in fields)
-    if unknown:
-        raise EmbodimentError(
-            f'unknown key {", ".join(unknown)} in {where}; allowed: {", ".join(fields)}'
-        )
-    missing = [
-        name
-        for name, f in fields.items()
-        if f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-        and name not in data
-    ]
-    if missing:
-        raise EmbodimentError(f'{where} lacks {", ".join(missing)}')
-    values = {key: _value(key, value, where) for key, value in data.items()}
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise EmbodimentError(f'{where}: {error}') from error
+    return build(cls, data, where, EmbodimentError, lambda f, given: _value(f.name, given, where))
 
 
 def _value(key: str, value: Any, where: str) -> Any:

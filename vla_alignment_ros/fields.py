@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 
-from vla_alignment_ros.errors import EmbodimentError
+from vla_alignment_ros.errors import EmbodimentError, VlaError
+
+
+def build(
+    cls: type,
+    data: Any,
+    where: str,
+    error: type[VlaError],
+    value: Callable[[dataclasses.Field[Any], Any], Any],
+) -> Any:
+    """Build a dataclass from a mapping, refusing unknown and missing keys by name.
+
+    where: what the mapping is called in errors. error: what to raise. value: turns what was
+    given for a field into its value.
+    """
+    if not isinstance(data, Mapping):
+        raise error(f'{where} must be a mapping, got {type(data).__name__}')
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(str(key) for key in data if key not in known)
+    if unknown:
+        raise error(f'unknown key {", ".join(unknown)} in {where}; allowed: {", ".join(known)}')
+    missing = [
+        name
+        for name, f in known.items()
+        if f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+        and name not in data
+    ]
+    if missing:
+        raise error(f'{where} lacks {", ".join(missing)}')
+    values = {key: value(known[key], given) for key, given in data.items()}
+    try:
+        return cls(**values)
+    except TypeError as reason:
+        raise error(f'{where}: {reason}') from reason
 
 
 def normalise(part: Any, where: str) -> None:

@@ -17,10 +17,12 @@ from vla_alignment_ros.control.pipeline import PipelineConfig
 from vla_alignment_ros.errors import VlaError
 from vla_alignment_ros.evaluation.closed_loop import ClosedLoopConfig, ClosedLoopRunner
 from vla_alignment_ros.evaluation.episode import EpisodeLimits
-from vla_alignment_ros.evaluation.processes import NodeError, NodeProcesses
+from vla_alignment_ros.evaluation.processes import NodeError, NodeProcesses, READY_S
 from vla_alignment_ros.evaluation.rollout import InProcessRunner
 from vla_alignment_ros.policy.policy import Policy
 
+# what hangs is named by the client, with the node's log, before pytest ends it
+pytestmark = pytest.mark.timeout(3 * READY_S)
 LIMITS = EpisodeLimits(max_steps=10, hold_steps=5)
 SCENES = [(0, 'seen', 5), (1, 'absent', 2)]
 
@@ -80,7 +82,7 @@ def test_a_node_that_ends_is_named_with_the_end_of_its_log(policy):
         client = connect(processes.domain_id, processes.check, None)
         try:
             with pytest.raises(NodeError, match="simulator_node ended(?s:.)*'nowhere'"):
-                client.wait_until_ready(60.0)
+                client.wait_until_ready(READY_S)
         finally:
             client.close()
 

@@ -19,6 +19,10 @@ from vla_alignment_ros.cli.console import guarded
 from vla_alignment_ros.cli.stages import run_stages, Stage
 from vla_alignment_ros.data.bag import EpisodeReader, find_episodes
 from vla_alignment_ros.errors import ConfigError
+from vla_alignment_ros.evaluation.processes import READY_S
+
+# what hangs is named by the client, with the node's log, before pytest ends it
+pytestmark = pytest.mark.timeout(3 * READY_S)
 
 
 @pytest.fixture(scope='module')

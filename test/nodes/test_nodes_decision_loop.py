@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 import threading
 
 import numpy as np
 import pytest
+from scripted_policy import answer
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.control.pipeline import DecisionPipeline, PipelineConfig
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ControlError
 from vla_alignment_ros.nodes.decision_loop import DecisionLoop, LoopConfig
-from vla_alignment_ros.observation import ActionChunk
 
 T0, STEP = 5_000_000_000, 100_000_000
 PATIENCE_S = 30.0
-
-
-@dataclass
-class Answer:
-    chunk: ActionChunk
-    vl_score: float = 0.9
-    action_score: float = 0.0
-    margin: float = 0.0
-    grounding: dict = field(default_factory=dict)
-    latency_s: float = 0.0
 
 
 class Policy:
@@ -45,7 +34,7 @@ class Policy:
         self.entered.set()
         assert self.gate.wait(PATIENCE_S)
         actions = np.tile(np.array([0.02, 0, 0, 0, 0, 0, 1], np.float32), (4, 1))
-        return Answer(ActionChunk(observation.ts_ns, actions, 10.0, observation.instruction))
+        return answer(observation, actions, 0.9)
 
 
 class Bench:

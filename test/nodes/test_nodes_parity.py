@@ -10,6 +10,7 @@ import pytest
 from vla_alignment_ros.data.bag import EpisodeReader
 from vla_alignment_ros.data.dataset import load_dataset
 from vla_alignment_ros.embodiment import Embodiment
+from vla_alignment_ros.evaluation.processes import READY_S
 from vla_alignment_ros.nodes.expert_node import ExpertNode
 from vla_alignment_ros.nodes.recording_client import RecordingClient
 from vla_alignment_ros.nodes.simulator_node import SimulatorNode
@@ -27,13 +28,13 @@ def _record_over_ros(ros, domain_id: int, folder: Path) -> Path:
     ros.add(TrainingNode, folder=str(folder))
     client = RecordingClient(domain_id, lambda: None, embodiment)
     try:
-        client.wait_until_ready(60.0)
+        client.wait_until_ready(READY_S)
         return client.record(SPLIT, SEED)
     finally:
         client.close()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_the_same_seed_gives_the_same_tensors_over_ros_and_headless(
     ros, ros_domain: int, tmp_path: Path
 ):
@@ -53,8 +54,9 @@ def test_the_same_seed_gives_the_same_tensors_over_ros_and_headless(
         tensors.append(data.train.get_batch(np.arange(len(data.train))))
     ours, theirs = tensors
     assert len(ours['action']) > 10
-    for name, image in theirs['images'].items():
-        np.testing.assert_array_equal(np.asarray(ours['images'][name]), np.asarray(image))
+    for kind in ('images', 'labels'):
+        for name, image in theirs[kind].items():
+            np.testing.assert_array_equal(np.asarray(ours[kind][name]), np.asarray(image))
     for key in theirs:
-        if key != 'images':
+        if key not in ('images', 'labels'):
             np.testing.assert_array_equal(np.asarray(ours[key]), np.asarray(theirs[key]), key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
@@ -18,6 +19,7 @@ from vla_alignment_ros.nodes.simulator_node import SimulatorNode
 from vla_alignment_ros.nodes.world_host import WorldHost
 
 JOINTS = 'sensor_msgs/msg/JointState'
+PATIENCE_S = 30.0
 ACTION = np.array([0.01, 0.0, -0.01, 0.0, 0.0, 0.0, 1.0])
 
 
@@ -69,6 +71,25 @@ def test_in_lockstep_only_the_command_for_the_moment_lets_time_pass(ros, codec):
     pilot.send(ACTION, first)
     assert pilot.see(first) == first + 100_000_000
     assert set(pilot.stamps()) == {first, first + 100_000_000}
+
+
+def test_repeats_do_not_pile_up_before_the_command_that_ends_them(ros, codec):
+    node, pilot = _lockstep(ros, codec, lockstep_retry_s=3600.0)
+    ros.trigger('simulator_node/reset')
+    first = pilot.see()
+    go_on = threading.Event()
+    node._world_thread.submit(go_on.wait, PATIENCE_S)  # as on a busy machine
+    for _ in range(20):
+        node._retry()
+    pilot.send(ACTION, first)
+    ros.until(lambda: node._world_thread._pool._work_queue.qsize() >= 2, 'the command')
+    for _ in range(20):
+        node._retry()
+    go_on.set()
+    second = pilot.see(first)
+    pilot.send(ACTION, second)
+    third = pilot.see(second)
+    assert pilot.stamps() == [first, first, second, third]
 
 
 def test_a_command_of_the_last_episode_never_moves_the_next(ros, codec):

@@ -19,6 +19,7 @@ from vla_alignment_ros.nodes.training_node import TrainingNode
 STATUS = 'diagnostic_msgs/msg/DiagnosticStatus'
 NODE = 'training_node'
 PATIENCE_S = 30.0
+SENSED = 7  # two cameras with labels, joints, two command topics
 
 
 class Robot:
@@ -31,7 +32,7 @@ class Robot:
             topic: ros.speak(
                 topic, kind, latched() if topic == 'instruction' else offered.get(topic)
             )
-            for topic, kind in self.embodiment.topics().items()
+            for topic, kind in self.embodiment.recorded_topics().items()
         }
 
     def matched(self, ros) -> None:
@@ -47,6 +48,8 @@ class Robot:
         for camera in self.embodiment.cameras:
             raw = wire.encode_image(image, ts_ns, camera.name)
             self.outputs[camera.topic].publish(raw)
+            labels = wire.encode_image(image[..., 0], ts_ns, camera.name)
+            self.outputs[camera.segmentation].publish(labels)
         joints = wire.encode_joint_state(ts_ns, names, np.zeros(8))
         self.outputs['joint_states'].publish(joints)
         self.outputs['gripper/command'].publish(wire.encode_float64(1.0))
@@ -68,7 +71,7 @@ def test_an_episode_holds_what_was_sent_between_start_and_stop(ros, tmp_path: Pa
     assert started.success
     for step in range(1, 6):
         robot.tick(step * 100_000_000)
-    ros.until(lambda: _received(node) == [5] * 5, 'five of each')
+    ros.until(lambda: _received(node) == [5] * SENSED, 'five of each')
     stopped = ros.set_bool(f'{NODE}/stop_episode', True)
     assert stopped.success, stopped.message
     info = EpisodeReader(Path(stopped.message)).info
@@ -98,7 +101,7 @@ def test_labels_come_back_as_they_were_given(ros, tmp_path: Path):
     robot.matched(ros)
     ros.trigger(f'{NODE}/start_episode')
     robot.tick(100_000_000)
-    ros.until(lambda: _received(node) == [1] * 5, 'one of each')
+    ros.until(lambda: _received(node) == [1] * SENSED, 'one of each')
     stopped = ros.set_bool(f'{NODE}/stop_episode', True)
     assert stopped.success, stopped.message
     assert EpisodeReader(Path(stopped.message)).info.extra == labels
@@ -115,7 +118,7 @@ def test_a_broken_instruction_shows_as_a_warning_and_costs_nothing(ros, tmp_path
     status.wait_for(lambda all_: all_ and 'broken' in all_[-1].message)
     assert status.messages[-1].level == DiagnosticStatus.WARN
     robot.tick(100_000_000)
-    ros.until(lambda: _received(node) == [1] * 5, 'one of each')
+    ros.until(lambda: _received(node) == [1] * SENSED, 'one of each')
     assert ros.set_bool(f'{NODE}/stop_episode', True).success
 
 
@@ -126,7 +129,7 @@ def test_best_effort_cameras_are_recorded_too(ros, tmp_path: Path):
     robot.matched(ros)
     ros.trigger(f'{NODE}/start_episode')
     robot.tick(100_000_000)
-    ros.until(lambda: _received(node) == [1] * 5, 'one of each')
+    ros.until(lambda: _received(node) == [1] * SENSED, 'one of each')
     assert ros.trigger(f'{NODE}/discard_episode').success
     assert find_episodes(tmp_path) == []
 
@@ -228,7 +231,7 @@ def test_deactivating_finishes_the_episode_with_success_unknown(ros, tmp_path: P
     robot.matched(ros)
     ros.trigger(f'{NODE}/start_episode')
     robot.tick(100_000_000)
-    ros.until(lambda: _received(node) == [1] * 5, 'one of each')
+    ros.until(lambda: _received(node) == [1] * SENSED, 'one of each')
     assert ros.transition(NODE, 'deactivate')
     (episode,) = find_episodes(tmp_path)
     assert EpisodeReader(episode).info.success is None

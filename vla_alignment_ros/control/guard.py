@@ -36,15 +36,6 @@ _TOLERANCE = 1e-9  # relative; room for rounding
 
 
 @dataclass(frozen=True)
-class GuardResult:
-    """What the guard made of a chunk. `refused` names the cause and leaves no actions."""
-
-    actions: np.ndarray  # (H, 7) float64 within all limits; (0, 7) when refused
-    clipped: bool
-    refused: str | None = None
-
-
-@dataclass(frozen=True)
 class GuardStep:
     """One action to execute: always within the limits, a step of the stop where refused."""
 
@@ -71,9 +62,6 @@ class _Motion:
         return np.where(self.x < low, self.x - below, low), np.where(
             self.x > high, self.x + above, high
         )
-
-    def copy(self) -> _Motion:
-        return _Motion(*(getattr(self, name).copy() for name in self.__dataclass_fields__))
 
 
 def _slack(bound: np.ndarray) -> np.ndarray:
@@ -175,28 +163,17 @@ class ActionGuard:
             motion.known[:] = True
         self._motion = motion
 
-    def check(self, chunk: np.ndarray, ee_position: np.ndarray | None = None) -> GuardResult:
-        """Judge a chunk (H, 7) in physical units as if it followed the last executed action.
+    def check(self, chunk: np.ndarray) -> str | None:
+        """Why a whole chunk (H, 7) in physical units is refused; None where it may be planned in.
 
-        Nothing is remembered: what is really sent goes through step(). One value that is not
-        finite refuses the whole chunk. ee_position: (3,) m in action.frame, for the workspace.
+        One value that is not finite refuses all of it. Limits are no reason: step() keeps them.
 
         Raises ControlError for another shape.
         """
         wishes = np.asarray(chunk, dtype=np.float64)
         if wishes.ndim != 2 or wishes.shape[1] != ACTION_DIM:
             raise ControlError(f'a chunk has shape (H, {ACTION_DIM}), got {wishes.shape}')
-        refused = self._refusal(wishes)
-        if refused is not None:
-            return GuardResult(np.zeros((0, ACTION_DIM)), False, refused)
-        motion = self._motion.copy()
-        self._place(motion, ee_position)
-        actions = np.empty_like(wishes)
-        clipped = False
-        for i, wish in enumerate(wishes):
-            actions[i], changed = self._limit(motion, wish, 1.0)
-            clipped = clipped or changed
-        return GuardResult(actions, clipped)
+        return self._refusal(wishes)
 
     def step(
         self, action: np.ndarray, ee_position: np.ndarray | None = None, speed: float = 1.0

@@ -181,7 +181,7 @@ class DecisionPipeline:
         with self._lock:
             if epoch != self._epoch:
                 return _verdict(decided, HOLD, 'a reset came while it was being made')
-            refused = self._refusal(decided.chunk)
+            refused = self._guard.check(decided.chunk.actions)
             gate = self._gate.update(decided.vl_score, decided.chunk.instruction)
             if refused is not None:
                 self._executor.flush()
@@ -249,13 +249,6 @@ class DecisionPipeline:
                 "(or check the camera's clock)"
             )
         return 'the planned actions are used up'
-
-    def _refusal(self, chunk: ActionChunk) -> str | None:
-        bad = np.argwhere(~np.isfinite(chunk.actions))
-        if not len(bad):
-            return None
-        step, dimension = (int(i) for i in bad[0])
-        return f'{self.embodiment.action.names[dimension]} of step {step} is not finite'
 
     def _ee_of(self, observation: Observation) -> np.ndarray | None:
         """End effector (3,) m in base_link from the state, where the state has it."""

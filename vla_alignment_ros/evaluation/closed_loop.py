@@ -27,7 +27,7 @@ from vla_alignment_ros.evaluation.episode import (
     Stepped,
 )
 from vla_alignment_ros.evaluation.films import Film
-from vla_alignment_ros.evaluation.processes import NodeError, NodeProcesses
+from vla_alignment_ros.evaluation.processes import NodeError, NodeProcesses, READY_S
 from vla_alignment_ros.evaluation.results import EpisodeResult
 from vla_alignment_ros.observation import normalize_instruction
 
@@ -35,7 +35,6 @@ POLICY, SIMULATOR = 'policy_node', 'simulator_node'
 NODES = 'vla_alignment_ros.nodes'
 WATCHDOG_S = 60.0
 ATTEMPTS = 3
-READY_S = 120.0  # importing torch and loading a checkpoint on a busy machine
 
 
 class _LateInstructionError(Exception):
@@ -75,6 +74,7 @@ class ClosedLoopConfig:
     embodiment: Embodiment
     device: str = 'auto'
     candidates: int | None = None
+    gate: bool = True  # False: a low alignment score does not hold the arm
     limits: EpisodeLimits = EpisodeLimits()
     film: bool = True
     log_folder: Path | None = None  # where the nodes' logs go; a temporary folder if None
@@ -177,6 +177,7 @@ class ClosedLoopRunner:
                 'checkpoint': str(config.checkpoint.resolve()),
                 'device': config.device,
                 'candidates': config.candidates,
+                'gate.enabled': config.gate,
                 'act_on_arrival': True,
                 # time stands still while a busy machine thinks: that is no lost sensor
                 'watchdog_s': WATCHDOG_S,

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from vla_alignment_ros.embodiment import Embodiment
-from vla_alignment_ros.evaluation.processes import NodeProcesses
+from vla_alignment_ros.evaluation.processes import NodeProcesses, READY_S
 
 NODES = 'vla_alignment_ros.nodes'
-READY_S = 120.0
 
 
 class Recorder(Protocol):

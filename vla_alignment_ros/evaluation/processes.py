@@ -19,6 +19,7 @@ import yaml
 from vla_alignment_ros.errors import ConfigError, VlaError
 
 DOMAINS = range(1, 102)  # above 101 the ports meet those that Linux hands out
+READY_S = 300.0  # importing torch and loading a checkpoint on a busy machine
 STOP_S = 5.0  # patience between asking a process to stop and making it
 LOG_LINES = 15
 
@@ -28,10 +29,14 @@ class NodeError(VlaError):
 
 
 class DomainLock:
-    """A ROS_DOMAIN_ID that no other run on this machine uses, held until it is released."""
+    """A ROS_DOMAIN_ID that no other run on this machine uses, held until it is released.
+
+    A process that is started with `descriptor` (`pass_fds`) holds it too, until it ends.
+    """
 
     def __init__(self) -> None:
-        # An abstract Unix socket is the lock: it is gone with its process, however that ends.
+        # An abstract Unix socket is the lock: gone with the last process that has it, however
+        # that ends. So nodes that outlive a killed run do not meet those of the next.
         for domain_id in random.SystemRandom().sample(DOMAINS, len(DOMAINS)):
             lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
@@ -43,6 +48,11 @@ class DomainLock:
             self._lock = lock
             return
         raise NodeError('all ROS domains of this machine are in use: end other runs first')
+
+    @property
+    def descriptor(self) -> int:
+        """The file descriptor that holds the lock."""
+        return self._lock.fileno()
 
     def release(self) -> None:
         self._lock.close()
@@ -128,6 +138,7 @@ class NodeProcesses:
                 stderr=subprocess.STDOUT,
                 env=os.environ | self.environment(),
                 start_new_session=True,
+                pass_fds=(self._lock.descriptor,),
             )
 
     def check(self) -> None:

@@ -21,6 +21,7 @@ from vla_alignment_ros.errors import ConfigError, SimulationError
 from vla_alignment_ros.nodes.qos import reliable
 
 SPIN_S = 0.1
+PATIENCE_S = 120.0  # with a busy machine; a node that has ended is seen at once by `check`
 STATUS_DEPTH = 100
 _TRANSITIONS = {
     Transition.TRANSITION_CONFIGURE: 'configure',
@@ -37,7 +38,11 @@ class Client:
     """
 
     def __init__(
-        self, name: str, domain_id: int, check: Callable[[], None], timeout_s: float = 60.0
+        self,
+        name: str,
+        domain_id: int,
+        check: Callable[[], None],
+        timeout_s: float = PATIENCE_S,
     ) -> None:
         self._check = check
         self._timeout_s = timeout_s

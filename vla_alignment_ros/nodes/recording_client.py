@@ -76,10 +76,7 @@ class RecordingClient(Client):
         spec = EpisodeSpec.from_dict(json.loads(self.trigger(f'{SIMULATOR}/reset')))
         labels = [f'{key}={value}' for key, value in episode_metadata(spec).items()]
         self.set_parameters(TRAINING, {'labels': labels})
-        self.until(
-            lambda: self._status.get('episode') != before and self._at_rest,
-            f'the expert to finish {spec.instruction!r}',
-        )
+        self._until_finished(before, f'the expert to go on with {spec.instruction!r}')
         success = self._status['success'] == 'true'
         request = SetBool.Request(data=success)
         answer = self.call(SetBool, f'{TRAINING}/stop_episode', request)
@@ -88,6 +85,19 @@ class RecordingClient(Client):
         if not success:
             raise SimulationError(f'the expert failed {spec.instruction!r} ({split} {seed})')
         return Path(answer.message), int(self._status['steps'])
+
+    def _until_finished(self, before: str | None, what: str) -> None:
+        """Wait for the end of the episode after `before`: patience is with every step anew."""
+
+        def now() -> tuple[str | None, ...]:
+            return self._status.get('episode'), self._status.get('steps')
+
+        def finished() -> bool:
+            return self._status.get('episode') != before and self._at_rest
+
+        while not finished():
+            seen = now()
+            self.until(lambda seen=seen: finished() or now() != seen, what)
 
     def _on_status(self, values: dict[str, str]) -> None:
         if 'episode' not in values:

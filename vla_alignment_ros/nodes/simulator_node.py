@@ -115,7 +115,10 @@ class SimulatorNode(Node):
         self._pending = self._in_world(self._free_step)
 
     def _retry(self) -> None:
-        self._in_world(self._publish_again)
+        # one at a time: where the world is slower than this timer, repeats would pile up before
+        # the command that ends them
+        if self._pending is None or self._pending.done():
+            self._pending = self._in_world(self._repeat, self._shown)
 
     # -- in the world's thread ------------------------------------------------------------------
 
@@ -167,9 +170,11 @@ class SimulatorNode(Node):
             self._shown = {**self._host.overview(), **self._shown}
         self._publish_again()
 
+    def _repeat(self, shown: dict[str, bytes]) -> None:
+        if shown and shown is self._shown:  # still unanswered
+            self._publish_again()
+
     def _publish_again(self) -> None:
-        if not self._host.episode:
-            return
         if self.settings.current.lockstep:  # the retry counts from the last observation
             self._timer.reset()
         self._report(OK, 'running')

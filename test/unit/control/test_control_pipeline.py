@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 import threading
 
 import numpy as np
 import pytest
+from scripted_policy import answer
 
 from vla_alignment_ros.control.pipeline import DecisionPipeline, PipelineConfig
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ConfigError
-from vla_alignment_ros.observation import ActionChunk, Observation
+from vla_alignment_ros.observation import Observation
 
 STEP_NS = 100_000_000
 GATE = {'go': 0.6, 'hold': 0.3, 'confirm': 2, 'dwell': 2}
-
-
-@dataclass
-class Answer:
-    chunk: ActionChunk
-    vl_score: float
-    action_score: float = 0.0
-    margin: float = 0.0
-    grounding: dict = field(default_factory=dict)
-    latency_s: float = 0.0
 
 
 class ScriptedPolicy:
@@ -46,9 +36,7 @@ class ScriptedPolicy:
         if self.pause is not None:
             assert self.pause.wait(5.0)
         actions = np.tile(np.asarray(self.action, np.float32), (self.horizon, 1))
-        return Answer(
-            ActionChunk(observation.ts_ns, actions, 10.0, observation.instruction), self.score
-        )
+        return answer(observation, actions, self.score)
 
 
 @pytest.fixture

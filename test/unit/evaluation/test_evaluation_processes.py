@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -46,6 +50,34 @@ def test_two_runs_at_once_get_two_domains():
     assert first.domain_id != second.domain_id
     first.release()
     second.release()
+
+
+def test_nodes_that_outlive_a_killed_run_keep_their_domain(modules):
+    run = (
+        'from vla_alignment_ros.evaluation.processes import NodeProcesses\n'
+        'import time\n'
+        'with NodeProcesses() as running:\n'
+        "    running.start('left', 'stubborn_node', {})\n"
+        "    print(running.domain_id, running.children['left'], flush=True)\n"
+        '    time.sleep(60)\n'
+    )
+    with subprocess.Popen([sys.executable, '-c', run], stdout=subprocess.PIPE, text=True) as child:
+        domain_id, orphan = map(int, child.stdout.readline().split())
+        child.kill()
+    try:
+        assert not is_free(domain_id)
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+    wait_for(lambda: is_free(domain_id))
+
+
+def is_free(domain_id):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as lock:
+        try:
+            lock.bind(f'\0vla_alignment_ros.domain.{domain_id}')
+        except OSError:
+            return False
+    return True
 
 
 def test_a_node_that_ignores_signals_is_gone_all_the_same(modules, monkeypatch):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 import numpy as np
 import pytest
+from scripted_policy import answer
 
 from vla_alignment_ros.control.pipeline import PipelineConfig
 from vla_alignment_ros.embodiment import Embodiment
@@ -13,18 +14,7 @@ from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.evaluation.episode import EpisodeLimits
 from vla_alignment_ros.evaluation.rollout import InProcessRunner
 from vla_alignment_ros.evaluation.runner import describe, plan_splits, run_plan
-from vla_alignment_ros.observation import ActionChunk
 from vla_alignment_ros.sim.expert import Expert
-
-
-@dataclass
-class Answer:
-    chunk: ActionChunk
-    vl_score: float
-    action_score: float = 0.0
-    margin: float = 0.0
-    grounding: dict = field(default_factory=dict)
-    latency_s: float = 0.0
 
 
 class ExpertAsPolicy:
@@ -40,8 +30,7 @@ class ExpertAsPolicy:
     def step(self, observation, candidates=1, seed=None):
         action = self.expert.action()[None]
         score = 0.9 if self.world.spec.target_present else 0.1
-        chunk = ActionChunk(observation.ts_ns, action, 10.0, observation.instruction)
-        return Answer(chunk, score)
+        return answer(observation, action, score)
 
 
 class NoisyPolicy(ExpertAsPolicy):
@@ -52,8 +41,7 @@ class NoisyPolicy(ExpertAsPolicy):
         actions = rng.normal(0, 0.02, (4, 7)).astype(np.float32)
         # sees the picture, so that a difference in what is seen shows
         actions[:, 0] += np.float32(observation.images['front'].mean() * 1e-4)
-        chunk = ActionChunk(observation.ts_ns, actions, 10.0, observation.instruction)
-        return Answer(chunk, float(rng.uniform(0.5, 1.0)))
+        return answer(observation, actions, float(rng.uniform(0.5, 1.0)))
 
 
 def roll(policy, splits, episodes=1, seed=0, film=False, max_steps=120):
