@@ -5,7 +5,7 @@ make it work with small batches and wrong labels:
 
 * a queue: slow copies of towers and heads embed each batch, and the newest embeddings are kept as
   keys for later batches (MoCo, He et al. 2020, arXiv:1911.05722). The queue knows what its
-  sentences name, so an entry that fits is a positive and never a negative.
+  sentences name, so an entry that names the same is a positive and no negative.
 * soft targets: what the slow copies think fits is mixed into the targets, more and more while
   training goes on (ALBEF, Li et al. 2021, arXiv:2107.07651). A wrong label then disagrees with
   the targets, and is not learned by heart.

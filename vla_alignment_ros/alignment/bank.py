@@ -15,9 +15,9 @@ from vla_alignment_ros.alignment.losses import negative_hinge, require_finite
 from vla_alignment_ros.errors import ConfigError
 
 NO_ID = -1  # of rows that were never filled; group ids are ≥ 0
-GROUP = int(__import__("os").environ.get("GG","16"))
+GROUP = 16  # keys of which the miner first looks at the best only
 QUERY_ROWS = 1024  # queries that are mined at a time
-BUFFER_ENTRIES = 2**int(__import__("os").environ.get("BB","22"))
+BUFFER_ENTRIES = 2**22  # similarities held at a time: 16 MiB in float32
 
 
 class MemoryBank(nn.Module):

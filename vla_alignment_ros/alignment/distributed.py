@@ -14,7 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import distributed
+from torch import distributed, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from vla_alignment_ros.alignment.heads import precise
+from vla_alignment_ros.alignment.streaming import streaming_info_nce
+from vla_alignment_ros.errors import AlignmentError
 
 
 def world() -> tuple[int, int]:
@@ -27,13 +32,95 @@ def world() -> tuple[int, int]:
 def gather(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Each (B, …) → (W·B, …), the rows of all processes in the order of their ranks.
 
-    Floating-point tensors keep their gradients. With one process the tensors themselves.
+    Floating-point tensors keep their gradients, see the module's docstring; ids must mean the same
+    in every process. Every process has to call this with tensors of the same types and widths.
+    With one process it gives back the tensors themselves.
 
     Raises:
         AlignmentError: the processes hold different numbers of rows.
     """
-    return tensors
+    _, processes = world()
+    if processes == 1:
+        return tensors
+    for tensor in tensors:
+        _require_equal(len(tensor), processes, tensor.device)
+    return tuple(
+        _Gather.apply(tensor) if tensor.is_floating_point() else _all_rows(tensor)
+        for tensor in tensors
+    )
 
 
-def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Mean of every gradient over processes; a parameter without one counts as zero."""
+def distributed_info_nce(
+    rows: torch.Tensor, columns: torch.Tensor, scale: torch.Tensor, ids: torch.Tensor
+) -> torch.Tensor:
+    """`streaming_info_nce` of the joint batch of all processes, both directions.
+
+    The mean over processes of the value is that of the joint batch; for gradients see the module's
+    docstring. Exact because row i of `rows` and of `columns` are a pair, so that none is without
+    a positive and every process counts the same number of rows.
+
+    Args:
+        rows, columns: (B, D) of this process, of length 1; the same B in every process.
+        scale: scalar tensor.
+        ids: (B,) of the pairs, of the same meaning in every process.
+    """
+    all_rows, all_columns, all_ids = gather(rows, columns, ids)
+    if all_rows is rows:
+        return streaming_info_nce(rows, columns, scale, ids)
+    forward = streaming_info_nce(rows, all_columns, scale, ids, all_ids, symmetric=False)
+    return (
+        forward + streaming_info_nce(columns, all_rows, scale, ids, all_ids, symmetric=False)
+    ) / 2
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Mean of every gradient over processes; a parameter without one counts as zero.
+
+    One exchange for all, for gradients that were collected without DDP's own exchange
+    (`training.gradcache`). With one process nothing changes.
+    """
+    _, processes = world()
+    wanted = [p for p in parameters if p.requires_grad]
+    if processes == 1 or not wanted:
+        return
+    flat = torch.cat(
+        [precise(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in wanted]
+    )
+    distributed.all_reduce(flat)
+    flat /= processes
+    for parameter, part in zip(wanted, flat.split([p.numel() for p in wanted])):
+        parameter.grad = part.view_as(parameter).to(parameter.dtype)
+
+
+def _require_equal(rows: int, processes: int, device: torch.device) -> None:
+    counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(processes)]
+    distributed.all_gather(counts, torch.tensor([rows], device=device))
+    numbers = [int(count) for count in counts]
+    if len(set(numbers)) > 1:
+        raise AlignmentError(
+            f'the processes hold {numbers} rows; a joint contrast needs the same number in each'
+        )
+
+
+def _all_rows(tensor: torch.Tensor) -> torch.Tensor:
+    _, processes = world()
+    parts = [torch.empty_like(tensor) for _ in range(processes)]
+    distributed.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, local: torch.Tensor) -> torch.Tensor:
+        ctx.count = len(local)
+        return _all_rows(local)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> torch.Tensor:
+        # all-reduce and a slice: gloo has no reduce-scatter for every type
+        grad = grad.contiguous().clone()
+        distributed.all_reduce(grad)
+        start = world()[0] * ctx.count
+        return grad[start : start + ctx.count]

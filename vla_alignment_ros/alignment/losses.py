@@ -130,6 +130,7 @@ def symmetric_info_nce(
     logits: torch.Tensor, positives: torch.Tensor, ignore: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Mean of both directions of `multi_positive_info_nce`."""
+    require_pairs(logits, positives=positives, ignore=ignore)
     other = None if ignore is None else ignore.T
     forward = multi_positive_info_nce(logits, positives, ignore)
     return (forward + multi_positive_info_nce(logits.T, positives.T, other)) / 2

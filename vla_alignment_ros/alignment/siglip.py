@@ -23,12 +23,20 @@ class SiglipAlignment(DualEncoder):
         width: D of the towers.
         embed: E of the shared space.
         scale, bias: where logits `scale · cosine + bias` begin; both are learned.
+        weight: of the loss. It adds up over all pairs of a row and so is about ten times as large
+            as a contrast, beside which the other losses of a policy are set.
     """
 
     def __init__(
-        self, width: int, embed: int = 64, scale: float = 10.0, bias: float = -10.0
+        self,
+        width: int,
+        embed: int = 64,
+        scale: float = 10.0,
+        bias: float = -10.0,
+        weight: float = 0.1,
     ) -> None:
         super().__init__(projection_head(width, embed), projection_head(width, embed))
+        self.weight = weight
         self.scale = SigmoidScale(scale, bias)
 
     def forward(self, inputs: AlignmentInputs) -> AlignmentOutput:
@@ -43,7 +51,7 @@ class SiglipAlignment(DualEncoder):
         return AlignmentOutput(losses, diagnostics)
 
     def _contrast(self, similarity: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
-        return sigmoid_loss(self.scale.logits(similarity), positives)
+        return self.weight * sigmoid_loss(self.scale.logits(similarity), positives)
 
     def after_step(self) -> None:
         self.scale.clamp_()

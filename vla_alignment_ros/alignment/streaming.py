@@ -54,7 +54,7 @@ def streaming_info_nce(
     column_ids = row_ids if column_ids is None else column_ids
     rows, columns, scale = _checked(rows, columns, scale, row_ids, column_ids)
     if not len(rows) or not len(columns):
-        return (rows.sum() + columns.sum()) * scale  # nothing to compare: zero, with a graph
+        return 0.0 * (rows.sum() + columns.sum()) * scale  # nothing to compare; with a graph
     known, row_group = torch.unique(row_ids, return_inverse=True)  # (U,), (B,)
     place = torch.searchsorted(known, column_ids).clamp_max(len(known) - 1)
     column_group = torch.where(known[place] == column_ids, place, len(known))  # (M,), U: no match
@@ -90,7 +90,7 @@ def streaming_sigmoid(
     rows, columns, scale = _checked(rows, columns, scale, row_ids, column_ids)
     bias = _scalar('bias', bias, rows)
     if not len(rows) or not len(columns):
-        return (rows.sum() + columns.sum()) * scale * bias
+        return 0.0 * (rows.sum() + columns.sum()) * scale * bias
     total = _SigmoidTotal.apply(rows, columns, scale, bias, row_ids, column_ids, block_rows)
     loss = total / len(rows)
     require_finite('loss', loss.detach())

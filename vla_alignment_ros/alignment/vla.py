@@ -15,10 +15,13 @@ a triplet term with the hardest valid negative.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 import torch.nn.functional as F
 
+from vla_alignment_ros.alignment.approach import in_batch
 from vla_alignment_ros.alignment.base import AlignmentInputs, AlignmentOutput, AlignmentStrategy
 from vla_alignment_ros.alignment.heads import contrast_margin, projection_head, soft_maximum
 from vla_alignment_ros.alignment.losses import (
@@ -30,8 +33,8 @@ from vla_alignment_ros.alignment.losses import (
 from vla_alignment_ros.encoders.language import LanguageFeatures
 from vla_alignment_ros.encoders.vision import VisionFeatures
 
-# one chunk of a few steps tells little of which sentence it serves, so va and la only steady
-PAIR_WEIGHTS = {'vl': 1.0, 'vl_late': 0.3, 'va': 0.3, 'la': 0.3}
+# of va and la: one chunk of a few steps tells little of which sentence it serves
+STEADY_WEIGHT = 0.3
 REGION_SHARPNESS = 20.0  # of the soft maximum over image tokens, on cosines
 
 
@@ -107,21 +110,37 @@ class VlaAlignment(AlignmentStrategy):
         v, l = pooled['vision'], pooled['language']  # noqa: E741
         a = F.normalize(self.action(inputs.action), dim=-1)
         pairs = {'va': (v @ a.T, own, group), 'la': (l @ a.T, group, None)}
-        diagnostics = {}
+        losses, diagnostics = {}, {}
+        for name, (similarity, positives, ignore) in pairs.items():
+            contrast = self._contrast(name, similarity, positives, ignore)
+            losses[name] = STEADY_WEIGHT * contrast
+            hardest = self._triplet(similarity, positives, ignore)
+            losses[f'triplet_{name}'] = STEADY_WEIGHT * hardest
         if self.vl_weight > 0:
             vl, early = self.similarity(inputs.vision, inputs.language), inputs.approach
-            pairs['vl'] = (vl[early][:, early], inputs.present[early][:, early], None)
-            pairs['vl_late'] = (vl, inputs.present, None)
+            contrast = in_batch(vl, inputs, partial(self._contrast, 'vl'))
+            hardest = in_batch(vl, inputs, self._triplet)
+            losses |= {name: self.vl_weight * value for name, value in contrast.items()}
+            losses |= {f'triplet_{name}': self.vl_weight * v for name, v in hardest.items()}
             diagnostics['vl_margin'] = contrast_margin(vl.detach()[early], inputs.present[early])
-        losses = {}
-        for name, (similarity, positives, ignore) in pairs.items():
-            kind = name.split('_')[0]
-            weight = PAIR_WEIGHTS[name] * (self.vl_weight if kind == 'vl' else 1.0)
-            contrast = symmetric_info_nce(self.scales[kind]() * similarity, positives, ignore)
-            hardest = hardest_triplet(similarity, positives, self.margin, ignore)
-            losses[name] = weight * contrast
-            losses[f'triplet_{name}'] = weight * self.triplet_weight * hardest
         return AlignmentOutput(losses, diagnostics)
+
+    def _contrast(
+        self,
+        pair: str,
+        similarity: torch.Tensor,
+        positives: torch.Tensor,
+        ignore: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return symmetric_info_nce(self.scales[pair]() * similarity, positives, ignore)
+
+    def _triplet(
+        self,
+        similarity: torch.Tensor,
+        positives: torch.Tensor,
+        ignore: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return self.triplet_weight * hardest_triplet(similarity, positives, self.margin, ignore)
 
     def after_step(self) -> None:
         for scale in self.scales.values():
