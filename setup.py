@@ -25,6 +25,8 @@ STANDALONE = [
 ]
 TRAIN = [
     'accelerate>=1.2',
+    'huggingface-hub>=1.0',
+    'matplotlib>=3.7',
     'safetensors>=0.4.3',
     'scikit-learn>=1.3',
     'tensorboard>=2.15',
@@ -32,8 +34,15 @@ TRAIN = [
     'torch>=2.6',
     'transformers>=5.0,<6',
 ]
+HF = [
+    'peft>=0.18',  # adapters of pretrained towers
+]
 SIM = [
     'mink>=1.0',
+]
+BENCH = [
+    # a peer that is measured against
+    'faiss-cpu>=1.8',
 ]
 TEST = [
     'hypothesis>=6.90',
@@ -86,9 +95,11 @@ setup(
     extras_require={
         'standalone': STANDALONE,
         'train': TRAIN,
+        'hf': HF,
         'sim': SIM,
+        'bench': BENCH,
         'test': TEST,
-        'all': STANDALONE + TRAIN + SIM + TEST,
+        'all': STANDALONE + TRAIN + HF + SIM + BENCH + TEST,
     },
     entry_points={
         'console_scripts': [

@@ -43,13 +43,16 @@ class Recorder:
         self.embodiment = embodiment
         self.rng = np.random.default_rng(seed)
         self.codec = make_codec(embodiment)
-        self.types = embodiment.topics()
+        self.types = embodiment.recorded_topics()
 
     def observation(self, ts_ns):
         raw = {}
         for c in self.embodiment.cameras:
             pixels = self.rng.integers(0, 256, (c.height, c.width, 3), dtype=np.uint8)
             raw[c.topic] = wire.encode_image(pixels, ts_ns, c.name)
+            if c.segmentation is not None:
+                ids = self.rng.integers(0, 3, (c.height, c.width), dtype=np.uint8)
+                raw[c.segmentation] = wire.encode_image(ids, ts_ns, c.name)
         names = (self.embodiment.gripper.joint, *self.embodiment.joint_names)
         position = self.rng.uniform(0.0, 0.04, len(names))
         raw[self.embodiment.joint_states_topic] = wire.encode_joint_state(ts_ns, names, position)

@@ -30,6 +30,8 @@ ROSDEP_KEYS = {
 PIP_NAMES = {
     'cv2': 'opencv-python-headless',
     'cv_bridge': 'cv-bridge',
+    'huggingface_hub': 'huggingface-hub',
+    'faiss': 'faiss-cpu',
     'sklearn': 'scikit-learn',
     'yaml': 'pyyaml',
 }

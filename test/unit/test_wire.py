@@ -198,11 +198,19 @@ def test_an_encoded_image_comes_back(height, width, ts_ns, frame_id, seed):
 
 
 @pytest.mark.parametrize(
-    'pixels', [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))]
+    'pixels', [np.zeros(4, np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))]
 )
-def test_what_is_not_rgb_is_not_encoded(pixels):
+def test_what_is_neither_rgb_nor_one_channel_is_not_encoded(pixels):
     with pytest.raises(WireError):
         wire.encode_image(pixels, 0, '')
+
+
+def test_one_channel_is_encoded_as_mono8():
+    ids = np.arange(15, dtype=np.uint8).reshape(3, 5)
+    raw = wire.encode_image(ids[:, ::-1], 7, 'front')
+    assert wire.decode(raw, IMAGE).encoding == 'mono8'
+    frame = wire.decode_image(raw)
+    assert (frame.image == ids[:, ::-1, None]).all() and frame.ts_ns == 7
 
 
 def compressed(kind, data):

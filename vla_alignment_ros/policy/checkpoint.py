@@ -26,6 +26,7 @@ from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import CheckpointError, ConfigError, EmbodimentError
 from vla_alignment_ros.policy.model import ModelConfig, VlaModel
 from vla_alignment_ros.policy.normalizer import DataStatistics
+from vla_alignment_ros.policy.towers import check_tokenizer
 
 FORMAT = 1
 WEIGHTS, CONFIG, TOKENIZER = 'model.safetensors', 'config.json', 'tokenizer.json'
@@ -134,11 +135,10 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = 'cpu') -> C
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     except Exception as error:  # the tokenizers library raises a bare Exception
         raise CheckpointError(f'{folder / TOKENIZER} is not a tokenizer: {error}') from error
-    if tokenizer.get_vocab_size() != model.config.vocabulary_size:
-        raise CheckpointError(
-            f'{folder}: tokenizer has {tokenizer.get_vocab_size()} words, '
-            f'the model {model.config.vocabulary_size}'
-        )
+    try:
+        check_tokenizer(model.config, model.config.vocabulary_size, tokenizer)
+    except ConfigError as error:
+        raise CheckpointError(f'{folder}: {error}') from error
     return Checkpoint(
         model.to(device).eval(),
         tokenizer,

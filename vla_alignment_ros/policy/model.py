@@ -17,21 +17,27 @@ import torch.nn.functional as F
 from vla_alignment_ros.alignment.base import AlignmentInputs, Labels
 from vla_alignment_ros.alignment.labels import cell_labels
 from vla_alignment_ros.alignment.registry import make_alignment
-from vla_alignment_ros.encoders.language import LanguageFeatures, LanguageTower
+from vla_alignment_ros.encoders.language import LanguageFeatures
 from vla_alignment_ros.encoders.proprioception import ActionTower, StateTower
-from vla_alignment_ros.encoders.vision import CameraTokens, VisionFeatures, VisionTower
+from vla_alignment_ros.encoders.vision import CameraTokens, VisionFeatures
 from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.policy import hindsight
 from vla_alignment_ros.policy.fusion import PointerFusion
 from vla_alignment_ros.policy.head import FlowActionHead
 from vla_alignment_ros.policy.normalizer import DataStatistics, Normalizer
+from vla_alignment_ros.policy.towers import (
+    language_tower,
+    load_pretrained,
+    TowerConfig,
+    vision_tower,
+)
 
 # what a batch knows about its rows that the alignment wants to know too
 _ABOUT = ('group', 'referent', 'approach', 'present', 'task', 'named')
 
 
-@dataclass(frozen=True)
-class ModelConfig:
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(TowerConfig):
     """Everything that decides the shapes of the weights; stored in the checkpoint."""
 
     cameras: dict[str, tuple[int, int]]  # name -> (height, width) in pixels
@@ -40,10 +46,6 @@ class ModelConfig:
     vocabulary_size: int
     projections: dict[str, list[list[float]]] = field(default_factory=dict)  # camera -> (3, 4)
     horizon: int = 8
-    width: int = 128
-    heads: int = 4
-    vision: str = 'resnet_micro'
-    language_layers: int = 2
     decoder_layers: int = 2
     pointers: int = 5
     alignment: str = 'vla+grounded'
@@ -103,8 +105,8 @@ class VlaModel(nn.Module):
         c = config
         self.config = config
         self.normalizer = Normalizer(statistics)
-        self.vision = VisionTower(c.vision, c.cameras, c.width)
-        self.language = LanguageTower(c.vocabulary_size, c.width, c.language_layers, c.heads)
+        self.vision = vision_tower(c, c.cameras)
+        self.language = language_tower(c, c.vocabulary_size)
         self.state = StateTower(c.state_dim, c.width)
         self.action = ActionTower(c.horizon, c.width, c.heads)
         self.fusion = PointerFusion(c.width, len(c.cameras), c.pointers)
@@ -116,6 +118,14 @@ class VlaModel(nn.Module):
         )
         self.head = FlowActionHead(c.horizon, c.width, c.decoder_layers, c.heads)
         self.alignment = make_alignment(c.alignment, c.width, c.alignment_settings)
+
+    def load_pretrained(self) -> None:
+        """Copy the weights of pretrained towers in, before training. Raises ConfigError."""
+        load_pretrained(self.config, self.vision, self.language)
+
+    def serves_training(self, name: str) -> bool:
+        """Whether an entry of the state dict is of no use but to training."""
+        return name.startswith(tuple(f'alignment.{p}' for p in self.alignment.training_only))
 
     # -- reading --------------------------------------------------------------------------------
 

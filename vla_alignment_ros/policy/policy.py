@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from vla_alignment_ros.embodiment import Embodiment
-from vla_alignment_ros.encoders.language import tokenize
+from vla_alignment_ros.encoders.language import spoken_words, tokenize
 from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.observation import ActionChunk, Observation
 from vla_alignment_ros.policy.checkpoint import Calibration, Checkpoint, load_checkpoint
@@ -71,11 +71,6 @@ class Policy:
     def load(cls, folder: str | Path, device: str = 'auto', flow_steps: int = 4) -> Policy:
         """From a checkpoint folder. Raises `CheckpointError` or `ConfigError`."""
         return cls(load_checkpoint(folder), device, flow_steps)
-
-    @property
-    def gate(self) -> Calibration:
-        """Where the alignment gate opens (`go`) and closes (`hold`), as probabilities."""
-        return self.calibration
 
     @property
     def horizon(self) -> int:
@@ -177,13 +172,15 @@ class Policy:
 
     def _grounding(self, scene: Scene, instruction: str) -> dict[str, dict[str, np.ndarray]]:
         """Word → camera → (rows, columns) heat-map that sums to 1 over all cameras' tokens."""
-        words = instruction.split()
+        words = spoken_words(self.checkpoint.tokenizer, instruction)
         logits = self._model.alignment.word_regions(scene.vision, scene.language)
         heat = F.softmax(logits[0].float(), dim=-1).cpu().numpy()  # (L, N)
         return {
             f'{index}:{word}': {
-                camera.name: heat[index, camera.slice].reshape(camera.rows, camera.columns)
+                camera.name: heat[places, camera.slice]
+                .mean(0)
+                .reshape(camera.rows, camera.columns)
                 for camera in scene.vision.layout
             }
-            for index, word in enumerate(words[: heat.shape[0]])
+            for index, (word, places) in enumerate(words)
         }

@@ -12,75 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from vla_alignment_ros.alignment.labels import untold_contrasts
 from vla_alignment_ros.data.dataset import DemonstrationDataset
-from vla_alignment_ros.encoders.language import tokenize
-from vla_alignment_ros.errors import DatasetError
+from vla_alignment_ros.encoders.language import tokenize, UNKNOWN_ID
+from vla_alignment_ros.errors import ConfigError, DatasetError
+from vla_alignment_ros.training.notes import mislabelled, Notes
 
-UNKNOWN_ID = 1  # of build_tokenizer's vocabulary
-
-
-def sentence_groups(dataset: DemonstrationDataset, note: str) -> np.ndarray:
-    """Group of every instruction text, (I,) int64, by what a recorder noted about it.
-
-    Args:
-        dataset: any split.
-        note: entry of the bags' notes. `group`: sentences that mean the same share it; `target`:
-            sentences that name the same thing share it. A sentence without the note is its own
-            group.
-    """
-    declared = sentence_notes(dataset, note)
-    names = [declared.get(text, text) for text in dataset.instructions]
-    order = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return np.array([order[name] for name in names], dtype=np.int64)
-
-
-def sentence_notes(dataset: DemonstrationDataset, note: str) -> dict[str, str]:
-    """Instruction text → what the bags note about it; texts without the note are left out."""
-    notes = {}
-    for episode in dataset.cache.episodes:
-        if episode.extra.get(note):
-            first = int(dataset.cache.arrays['instruction'][episode.start])
-            notes[dataset.instructions[first]] = episode.extra[note]
-    return notes
-
-
-class _Notes:
-    """What recorders noted about sentences and scenes, as ids that a batch can be made from.
-
-    Texts I, episodes E, names K (row 0 stands for nothing).
-    """
-
-    def __init__(self, dataset: DemonstrationDataset, tokenizer: Any) -> None:
-        texts, names = dataset.instructions, dataset.names
-        self.group = torch.from_numpy(sentence_groups(dataset, 'group'))  # (I,)
-        self.referent = torch.from_numpy(sentence_groups(dataset, 'target'))  # (I,)
-        tasks = sentence_notes(dataset, 'task')
-        kinds = {task: i for i, task in enumerate(sorted(set(tasks.values())), start=1)}
-        self.task = torch.tensor([kinds.get(tasks.get(text), 0) for text in texts])  # (I,)
-        targets, place = sentence_notes(dataset, 'target'), {n: i for i, n in enumerate(names, 1)}
-        self.named = torch.tensor([place.get(targets.get(text), -1) for text in texts])  # (I,)
-        self.names = torch.zeros(1, 1, dtype=torch.int64)  # (K, W) word ids
-        if names:
-            words = tokenize(tokenizer, names)
-            words[words == UNKNOWN_ID] = 0  # all unknown words are one: it means nothing
-            self.names = F.pad(words, (0, 0, 1, 0))
-        self.untold = untold_contrasts(self.names)  # (P, 2)
-        self.holds = torch.zeros(len(dataset.cache.episodes), len(names) + 1, dtype=torch.bool)
-        for row, episode in zip(self.holds, dataset.cache.episodes):
-            row[[place[name] for name in episode.labels]] = True
-
-    def about(self, raw: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """The notes of a dataset batch's rows."""
-        text = raw['instruction_id']
-        about = {k: getattr(self, k)[text] for k in ('group', 'referent', 'task', 'named')}
-        known = (about['named'] > 0).unsqueeze(0)  # (1, B) of the sentence
-        there = self.holds[raw['episode']][:, about['named'].clamp_min(0)]  # (scene, sentence)
-        same = about['referent'].unsqueeze(1) == about['referent'].unsqueeze(0)
-        present = same | (there & known)
-        return {**about, 'present': present, 'names': self.names, 'untold': self.untold}
+BALANCES = ('none', 'task', 'instruction')
 
 
 class BatchStream:
@@ -94,6 +32,14 @@ class BatchStream:
         rank, world: this process and how many there are.
         approach_share: share of each batch that is drawn from the approach alone
             (`DemonstrationDataset.approach`); the rest from everything.
+        balance: 'none', 'task' or 'instruction', see `DataConfig.balance`. Sentences of one
+            paraphrase group are one instruction.
+        labels: whether to use what recorders noted about pixels and scenes.
+        mislabel: share of the episodes that are given a wrong sentence.
+
+    Raises:
+        DatasetError: too few samples for one batch.
+        ConfigError: unknown balance.
     """
 
     def __init__(
@@ -105,6 +51,9 @@ class BatchStream:
         rank: int = 0,
         world: int = 1,
         approach_share: float = 0.0,
+        balance: str = 'none',
+        labels: bool = True,
+        mislabel: float = 0.0,
     ) -> None:
         self.dataset, self.batch, self.seed = dataset, batch, seed
         self.rank, self.world = rank, world
@@ -120,7 +69,16 @@ class BatchStream:
         # (pool, samples per batch): each pool is shuffled and gone through on its own
         self._pools = [(early, count), (np.arange(len(dataset)), batch - count)]
         self._ids = tokenize(tokenizer, dataset.instructions)  # (I, L)
-        self._notes = _Notes(dataset, tokenizer)
+        self._use_labels = labels
+        self._notes = Notes(dataset, tokenizer, labels)
+        self._wrong = mislabelled(dataset, mislabel, seed) if mislabel else None  # (E,)
+        if balance not in BALANCES:
+            raise ConfigError(f'data.balance {balance!r} is unknown; one of {", ".join(BALANCES)}')
+        self._kind = None  # (len,) what is drawn equally often
+        if balance != 'none':
+            of_text = self._notes.task if balance == 'task' else self._notes.group
+            text = dataset.cache.arrays['instruction'][dataset.rows]
+            self._kind = of_text.numpy()[text]
         self._orders: dict[int, tuple[int, np.ndarray]] = {}  # pool -> epoch, order
 
     def indices(self, step: int) -> np.ndarray:
@@ -137,7 +95,14 @@ class BatchStream:
         per_epoch = len(pool) // (count * self.world)
         epoch, place = divmod(step, per_epoch)
         if self._orders.get(number, (-1, None))[0] != epoch:
-            order = np.random.default_rng([self.seed, number, epoch]).permutation(pool)
+            rng = np.random.default_rng([self.seed, number, epoch])
+            if self._kind is None:
+                order = rng.permutation(pool)
+            else:
+                _, kind, often = np.unique(
+                    self._kind[pool], return_inverse=True, return_counts=True
+                )
+                order = rng.choice(pool, len(pool), p=1 / (often[kind] * len(often)))
             self._orders[number] = (epoch, order)
         start = (place * self.world + self.rank) * count
         return self._orders[number][1][start : start + count]
@@ -147,6 +112,11 @@ class BatchStream:
         # sorted: neighbours in a memory map are read together; the loss does not mind the order
         indices = np.sort(self.indices(step))
         raw = self.dataset.get_batch(indices)
+        if not self._use_labels:
+            raw['labels'] = {}
+        if self._wrong is not None:
+            wrong = self._wrong[raw['episode']]
+            raw['instruction_id'] = torch.where(wrong < 0, raw['instruction_id'], wrong)
         batch = collate(raw, self._ids) | self._notes.about(raw)
         batch['approach'] = torch.from_numpy(self._approach[indices])
         return batch

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from vla_alignment_ros.errors import ConfigError
+from vla_alignment_ros.fields import build
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,13 @@ class DataConfig:
     """Seed of that choice."""
     horizon: int = 8
     """Actions per chunk (H)."""
+    balance: str = 'none'
+    """'task' or 'instruction': draw each of them equally often, however often it was recorded
+    (repeating the rare ones); 'none': every sample once per epoch."""
+    labels: bool = True
+    """Use what recorders noted about pixels and scenes; false trains as if nobody had."""
+    mislabel: float = 0.0
+    """Share of the training episodes that are given a wrong sentence, to test robustness."""
     workers: int = 1
     """Processes that build the cache."""
 
@@ -36,9 +44,24 @@ class ArchitectureConfig:
     heads: int = 4
     """Attention heads."""
     vision: str = 'resnet_micro'
-    """Preset of the vision tower."""
+    """Vision tower: a preset that trains from scratch, or hf: and the hub name or folder of a
+    pretrained CLIP, SigLIP, SigLIP 2 or DINOv2."""
+    vision_mode: str = 'frozen'
+    """What trains of a pretrained vision tower: 'frozen' nothing, 'lora' adapters, 'tuned' all."""
+    vision_size: int = 0
+    """Pixels of the sides of the square that a pretrained tower is shown; 0: what it is made for.
+    Fewer are faster and see less."""
+    language: str = 'words'
+    """Language tower: 'words' trains from scratch on the words of the episodes; or hf: and the
+    hub name or folder of a pretrained CLIP, SigLIP or BERT-like sentence encoder."""
+    language_mode: str = 'frozen'
+    """What trains of a pretrained language tower, as of the vision tower."""
     language_layers: int = 2
-    """Layers of the language tower."""
+    """Layers of the language tower from scratch."""
+    lora_rank: int = 8
+    """Rank of the adapters of mode 'lora'."""
+    lora_alpha: float = 16.0
+    """The adapters are scaled by this over their rank."""
     decoder_layers: int = 2
     """Layers of the action head."""
     pointers: int = 5
@@ -71,6 +94,8 @@ class OptimizerConfig:
     """Samples per step and process."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
+    tuned_share: float = 0.05
+    """Learning rate of the weights of a tuned pretrained tower, as a share of all others'."""
     warmup_steps: int = 300
     """Steps of linear warm-up."""
     final_fraction: float = 0.02
@@ -144,25 +169,16 @@ _PARTS = {
 
 
 def _build(cls: type, data: Any, where: str) -> Any:
-    if not isinstance(data, Mapping):
-        raise ConfigError(f'{where} must be a mapping, got {type(data).__name__}')
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(str(key) for key in data if key not in fields)
-    if unknown:
-        raise ConfigError(
-            f'unknown key {", ".join(unknown)} in {where}; allowed: {", ".join(fields)}'
-        )
-    values = {}
-    for key, value in data.items():
-        if cls is TrainConfig and key in _PARTS:
-            values[key] = _build(_PARTS[key], value, key)
-            continue
-        default = fields[key].default
-        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if default is not dataclasses.MISSING and type(value) is not type(default):
+    def value(field: dataclasses.Field[Any], given: Any) -> Any:
+        if cls is TrainConfig and field.name in _PARTS:
+            return _build(_PARTS[field.name], given, field.name)
+        default = field.default
+        if isinstance(default, float) and isinstance(given, int) and not isinstance(given, bool):
+            given = float(given)
+        if default is not dataclasses.MISSING and type(given) is not type(default):
             raise ConfigError(
-                f'{where}.{key} must be {type(default).__name__}, got {value!r}'
+                f'{where}.{field.name} must be {type(default).__name__}, got {given!r}'
             )
-        values[key] = value
-    return cls(**values)
+        return given
+
+    return build(cls, data, where, ConfigError, value)

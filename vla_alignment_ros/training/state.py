@@ -23,18 +23,27 @@ STATE_FILE = 'state.safetensors'
 
 
 class WeightAverage:
-    """Exponential moving average of the weights; buffers are copied as they are."""
+    """Exponential moving average of the weights; buffers are copied as they are.
+
+    Weights that do not train are shared with the model: a frozen tower can be large.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.tensors = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        self._trained = {name for name, _ in model.named_parameters()}
+        self._trained = {n for n, p in model.named_parameters() if p.requires_grad}
+        self.shared = {n for n, p in model.named_parameters() if not p.requires_grad}
+        self.tensors = {
+            name: value.detach() if name in self.shared else value.detach().clone()
+            for name, value in model.state_dict().items()
+        }
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards the model; early steps count more, so that the start is forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in model.state_dict().items():
+            if name in self.shared:
+                continue
             if name in self._trained:
                 self.tensors[name].lerp_(value, 1 - decay)
             else:
@@ -51,7 +60,8 @@ def save_state(
 ) -> None:
     """Write the state of a finished step; a crash meanwhile leaves the former state."""
     tensors = {f'model.{k}': v for k, v in model.state_dict().items()}
-    tensors |= {f'average.{k}': v for k, v in average.tensors.items()}
+    own = {k: v for k, v in average.tensors.items() if k not in average.shared}
+    tensors |= {f'average.{k}': v for k, v in own.items()}
     scalars: dict[str, dict[str, float]] = {}
     for index, entry in optimizer.state_dict()['state'].items():
         for key, value in entry.items():

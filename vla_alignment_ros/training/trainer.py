@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 import hashlib
 import json
-import math
 from pathlib import Path
 import shlex
 import signal
@@ -23,7 +22,6 @@ from typing import Any
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
 import torch
-from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -35,8 +33,14 @@ from vla_alignment_ros.observation import EE_POSITION, ObservationAssembler
 from vla_alignment_ros.policy.checkpoint import Calibration, Checkpoint, save_checkpoint
 from vla_alignment_ros.policy.model import ModelConfig, VlaModel
 from vla_alignment_ros.policy.normalizer import DataStatistics
+from vla_alignment_ros.policy.towers import describe_towers
 from vla_alignment_ros.training.batches import augment, BatchStream
 from vla_alignment_ros.training.config import TrainConfig
+from vla_alignment_ros.training.optimization import (
+    learning_rate,
+    parameter_groups,
+    renew_norms,
+)
 from vla_alignment_ros.training.state import load_state, save_state, STATE_FILE, WeightAverage
 from vla_alignment_ros.training.validation import to_device, validate
 
@@ -73,6 +77,7 @@ class Trainer:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         self.device = self.accelerator.device
+        self.pretrained, tokenizer = describe_towers(config.model)
         d, o = config.data, config.optimizer
         with self.accelerator.main_process_first():
             loaded = load_dataset(
@@ -91,19 +96,24 @@ class Trainer:
             )
         self.train_set, self.val_set = loaded.train, loaded.val
         texts = [e.instruction for e in self.train_set.episodes]
-        self.tokenizer = build_tokenizer([*texts, *_spoken(self.train_set)])
+        self.tokenizer = tokenizer or build_tokenizer([*texts, *_spoken(self.train_set)])
         self.statistics = data_statistics(self.train_set)
         torch.manual_seed(config.seed)
         self.model = VlaModel(self._model_config(), self.statistics)
+        self.model.load_pretrained()
+        self.model.alignment.bind(self.model.vision, self.model.language)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.stream = BatchStream(
             self.train_set, self.tokenizer, o.batch, config.seed, rank, world,
-            approach_share=o.approach_share,
+            approach_share=o.approach_share, balance=d.balance, labels=d.labels,
+            mislabel=d.mislabel,
         )  # fmt: skip
         validation_batch = min(o.batch, len(self.val_set))
         self.validation = BatchStream(self.val_set, self.tokenizer, validation_batch, config.seed)
         optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, o.weight_decay), lr=o.learning_rate, betas=(0.9, 0.98)
+            parameter_groups(self.model, o.weight_decay, o.tuned_share),
+            lr=o.learning_rate,
+            betas=(0.9, 0.98),
         )
         self.average = WeightAverage(self.model.to(self.device), o.ema)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
@@ -130,6 +140,7 @@ class Trainer:
             horizon=self.config.data.horizon,
             alignment=a.strategy,
             alignment_settings={name: dict(values) for name, values in a.settings.items()},
+            pretrained=self.pretrained,
             **asdict(m),
         )
 
@@ -147,7 +158,7 @@ class Trainer:
         weights = {'keyframe': o.keyframe_weight, 'alignment': self.config.alignment.weight}
         rate = learning_rate(step, o.steps, o.warmup_steps, o.final_fraction) * o.learning_rate
         for group in self.optimizer.param_groups:
-            group['lr'] = rate
+            group['lr'] = rate * group['share']
         self.wrapped.train()
         with self.accelerator.autocast():
             losses, diagnostics = self.wrapped(batch, weights, generator=generator)
@@ -268,22 +279,17 @@ class Trainer:
     def averaged_model(self) -> VlaModel:
         """A copy of the model with the averaged weights, in eval mode.
 
-        Its batch norms get the statistics of these weights, which are not the trained ones'
-        (Izmailov et al. 2018, arXiv:1803.05407).
+        State that serves training alone is left out.
         """
-        model = VlaModel(self.model.config, self.statistics).to(self.device)
-        model.load_state_dict(self.average.tensors)
-        norms = [m for m in model.vision.modules() if isinstance(m, nn.BatchNorm2d)]
-        if norms:
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # plain mean over the batches
-            model.vision.train()
-            with torch.no_grad():
-                for step in range(NORM_BATCHES):
-                    batch = to_device(self.stream.at(step), self.device)
-                    model.vision(batch['images'])
-        return model.eval()
+        model = VlaModel(self.model.config, self.statistics).to(self.device).eval()
+        model.load_state_dict(
+            {k: v for k, v in self.average.tensors.items() if not self.model.serves_training(k)}
+        )
+        renew_norms(
+            model.vision,
+            (to_device(self.stream.at(s)['images'], self.device) for s in range(NORM_BATCHES)),
+        )
+        return model
 
     def save_state(self) -> None:
         """Write what a resume needs."""
@@ -369,30 +375,6 @@ def data_statistics(dataset: DemonstrationDataset) -> DataStatistics:
         passthrough=[name == 'gripper' for name in names],
         **extra,
     )
-
-
-# embeddings of position, time and camera, and log temperatures: no matrices, so no decay
-NOT_DECAYED = ('embedding', 'log_sharpness', 'vision.camera', 'action.time', 'head.position')
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay for matrices only: not for biases, norms, embeddings and temperatures."""
-    decay, plain = [], []
-    for name, parameter in model.named_parameters():
-        small = parameter.ndim < 2 or any(part in name for part in NOT_DECAYED)
-        (plain if small else decay).append(parameter)
-    return [
-        {'params': decay, 'weight_decay': weight_decay},
-        {'params': plain, 'weight_decay': 0.0},
-    ]
-
-
-def learning_rate(step: int, steps: int, warmup: int, final: float) -> float:
-    """Share of the peak: linear warm-up, then cosine to `final`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def git_revision() -> str:

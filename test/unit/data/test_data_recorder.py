@@ -83,7 +83,7 @@ def test_received_is_written_plus_dropped(embodiment, tmp_path: Path, monkeypatc
     for topic, count in counts.items():
         assert count.received == count.written + count.dropped
         assert in_bag.get(topic, 0) == count.written
-        if topic != 'instruction':
+        if topic in embodiment.topics() and topic != 'instruction':
             assert count.received == 100
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from recordings import make_embodiment
 import torch
+import torch.nn.functional as F
 
 from vla_alignment_ros.embodiment import Camera
 from vla_alignment_ros.encoders.language import build_tokenizer, tokenize
@@ -19,6 +20,7 @@ from vla_alignment_ros.policy.model import ModelConfig, VlaModel
 from vla_alignment_ros.policy.normalizer import DataStatistics, Normalizer
 from vla_alignment_ros.policy.policy import pick_device, Policy
 
+NAMES = ['red cube', 'blue ball']
 SENTENCES = ['pick up the red cube', 'pick up the blue ball', 'push the red cube left']
 STATE_DIM = 6
 
@@ -86,6 +88,12 @@ def make_batch(checkpoint, rows=6):
         'group': sentence,
         'referent': sentence,
         'approach': torch.ones(rows, dtype=torch.bool),
+        'present': sentence.unsqueeze(1) == sentence,
+        'task': torch.ones(rows, dtype=torch.long),
+        'named': sentence % 2 + 1,  # both cube sentences name the first
+        'names': F.pad(tokenize(checkpoint.tokenizer, NAMES), (0, 0, 1, 0)),
+        'untold': torch.zeros(0, 2, dtype=torch.long),
+        'labels': {'front': torch.randint(0, 3, (rows, 6, 8), generator=generator)},
         'action': 0.01 * torch.randn(rows, 4, 7, generator=generator),
         'action_mask': torch.tensor([[True, True, True, i % 2 == 0] for i in range(rows)]),
         'keyframe': torch.randn(rows, 3, generator=generator),
@@ -130,7 +138,7 @@ def test_padded_words_do_not_change_the_decision():
     ids = tokenize(checkpoint.tokenizer, [SENTENCES[0]])
     padded = torch.cat([ids, torch.zeros(1, 6, dtype=torch.long)], dim=1)
     with torch.inference_mode():
-        policy._sentences[SENTENCES[0]] = checkpoint.model.language(padded)
+        policy._sentences[SENTENCES[0]] = checkpoint.model.listen(padded)
     again = policy.step(observation())
     assert np.allclose(plain.chunk.actions, again.chunk.actions, atol=1e-5)
     assert plain.vl_score == pytest.approx(again.vl_score, abs=1e-5)
@@ -220,7 +228,7 @@ def test_checkpoint_round_trip_decides_the_same(tmp_path):
     assert np.array_equal(before.chunk.actions, after.chunk.actions)
     assert before.vl_score == after.vl_score
     assert loaded.embodiment == checkpoint.embodiment
-    assert loaded.gate == checkpoint.calibration
+    assert loaded.calibration == checkpoint.calibration
     assert sorted(p.name for p in folder.iterdir()) == [
         'config.json',
         'model.safetensors',
@@ -250,7 +258,8 @@ def test_a_missing_or_broken_file_is_named(tmp_path, name):
 
 def test_weights_of_another_shape_are_refused_by_name(tmp_path):
     folder = save_checkpoint(make_checkpoint(), tmp_path / 'model')
-    other = save_checkpoint(make_checkpoint(strategy_settings={'embed': 16}), tmp_path / 'other')
+    narrow = make_checkpoint(alignment_settings={'grounded': {'embed': 16}})
+    other = save_checkpoint(narrow, tmp_path / 'other')
     (other / 'model.safetensors').replace(folder / 'model.safetensors')
     with pytest.raises(CheckpointError, match=r'alignment\.\w+.* needs'):
         load_checkpoint(folder)

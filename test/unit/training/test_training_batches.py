@@ -1,13 +1,16 @@
 """Which samples a step sees, and what is done to them."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from vla_alignment_ros.data.dataset import load_dataset
 from vla_alignment_ros.encoders.language import build_tokenizer
-from vla_alignment_ros.errors import DatasetError
-from vla_alignment_ros.training.batches import augment, BatchStream, sentence_groups, UNKNOWN_ID
+from vla_alignment_ros.errors import ConfigError, DatasetError
+from vla_alignment_ros.training.batches import augment, BatchStream, UNKNOWN_ID
+from vla_alignment_ros.training.notes import mislabelled, sentence_groups
 
 SENTENCES = ('pick up the red cube', 'grab the red cube', 'push the blue ball')
 GROUPS = ('pick red cube', 'pick red cube', '')
@@ -66,12 +69,84 @@ def test_half_of_a_batch_comes_from_approaches_when_asked(dataset, tokenizer):
         assert stream.at(step)['approach'].sum() >= 2
 
 
+@pytest.mark.parametrize(('balance', 'kind'), [('task', 'task'), ('instruction', 'group')])
+def test_balanced_draws_take_rare_kinds_as_often_as_common_ones(
+    tmp_path, variant, tokenizer, balance, kind
+):
+    root = tmp_path / 'demos'
+    for i, (text, ticks) in enumerate(zip(SENTENCES, (40, 40, 8))):  # ten times rarer
+        extra = {'task': text.split()[0].replace('grab', 'pick'), 'group': GROUPS[i]}
+        variant(root, seed=i).record(f'episode_{i}', ticks=ticks, instruction=text, extra=extra)
+    dataset = load_dataset([root], horizon=4, val_fraction=0.0, progress=False).train
+    shares = {}
+    for how in ('none', balance):
+        stream = BatchStream(dataset, tokenizer, 8, seed=0, balance=how)
+        kinds = torch.cat([stream.at(step)[kind] for step in range(40)])
+        shares[how] = float((kinds == kinds.max()).float().mean())
+    assert shares['none'] < 0.15 and 0.4 < shares[balance] < 0.6
+
+
+def test_a_share_of_the_episodes_can_be_given_wrong_sentences(tmp_path, variant):
+    root = tmp_path / 'demos'
+    for i in range(20):
+        target = ('red cube', 'blue ball')[i % 2]
+        extra = {'target': target, 'labels': json.dumps([target])}
+        recorder = variant(root, seed=i)
+        recorder.record(f'episode_{i}', ticks=4, instruction=f'get the {target}', extra=extra)
+    dataset = load_dataset([root], horizon=4, val_fraction=0.0, progress=False).train
+    tokenizer = build_tokenizer(dataset.instructions)
+    wrong = mislabelled(dataset, 0.3, seed=0)
+    assert (wrong >= 0).sum() == 6 and torch.equal(wrong, mislabelled(dataset, 0.3, seed=0))
+    own = torch.tensor([dataset.instructions.index(e.instruction) for e in dataset.episodes])
+    assert (own[wrong >= 0] != wrong[wrong >= 0]).all()
+    stream = BatchStream(dataset, tokenizer, 80, seed=0, labels=False, mislabel=0.3)
+    batch = stream.at(0)
+    told = batch['referent'].view(20, 4)[:, 0]
+    assert torch.equal(told, torch.where(wrong < 0, own, wrong))
+    assert batch['labels'] == {} and (batch['named'] == -1).all()
+    assert torch.equal(batch['present'], batch['referent'][:, None] == batch['referent'])
+
+
+def test_an_unknown_balance_is_refused(dataset, tokenizer):
+    with pytest.raises(ConfigError, match="'tasks' is unknown; one of none, task, instruction"):
+        BatchStream(dataset, tokenizer, 4, seed=0, balance='tasks')
+
+
 def test_each_distinct_sentence_is_encoded_once(dataset, tokenizer):
     batch = BatchStream(dataset, tokenizer, 16, 0).at(0)
     assert len(batch['ids']) <= 3
     words = [tokenizer.decode(row[row != 0].tolist()) for row in batch['ids'][batch['sentence']]]
     groups = dict(zip(dataset.instructions, sentence_groups(dataset, 'group')))
     assert [groups[w] for w in words] == batch['group'].tolist()
+
+
+def test_a_batch_knows_what_is_in_its_scenes(tmp_path, variant):
+    """A sentence fits a scene that shows what it names, whoever was told it, and no other."""
+    root = tmp_path / 'demos'
+    scenes = [('red cube', 'blue ball'), ('blue ball', 'red ball'), ('red cube',), ()]
+    tasks = ('pick', 'push', 'pick', '')
+    for i, (labels, task) in enumerate(zip(scenes, tasks)):
+        target = ('red cube', 'blue ball', 'red cube', 'mug')[i]
+        extra = {'task': task, 'target': target, 'labels': json.dumps(labels) if labels else ''}
+        text = f'do {i} with the {target}'
+        variant(root, seed=i).record(f'episode_{i}', ticks=4, instruction=text, extra=extra)
+    dataset = load_dataset([root], horizon=4, val_fraction=0.0, progress=False).train
+    tokenizer = build_tokenizer(dataset.instructions)
+    batch = BatchStream(dataset, tokenizer, 16, seed=0).at(0)
+    present = batch['present']  # rows come sorted: four of each episode
+    assert present[::4, ::4].int().tolist() == [
+        [1, 1, 1, 0],
+        [0, 1, 0, 0],
+        [1, 0, 1, 0],
+        [0, 0, 0, 1],  # nobody noted what is there, but what it was told is
+    ]
+    assert dataset.names == ('red cube', 'blue ball', 'red ball')
+    assert batch['named'][::4].tolist() == [1, 2, 1, -1]
+    assert batch['task'][::4].tolist() == [1, 2, 1, 0]
+    words = [[tokenizer.id_to_token(i) for i in row if i] for row in batch['names'].tolist()]
+    assert words == [[], ['red', 'cube'], ['blue', 'ball'], ['red', 'ball']]
+    untold = {(n, tokenizer.id_to_token(w)) for n, w in batch['untold'].tolist()}
+    assert untold == {(1, 'blue'), (2, 'cube')}
 
 
 def test_too_few_samples_are_refused(dataset, tokenizer):

@@ -13,17 +13,25 @@ import pytest
 from safetensors.torch import load_file
 import torch
 
+from vla_alignment_ros.alignment.registry import STRATEGIES
 from vla_alignment_ros.cli import vla_train
 from vla_alignment_ros.errors import CheckpointError, ConfigError, DatasetError
 from vla_alignment_ros.policy.policy import Policy
 from vla_alignment_ros.training.config import (
+    AlignmentConfig,
     ArchitectureConfig,
     DataConfig,
     OptimizerConfig,
     TrainConfig,
 )
-from vla_alignment_ros.training.trainer import learning_rate, parameter_groups, Trainer
-from vla_alignment_ros.training.validation import calibrate, FALSE_HOLD, GO_MISSED
+from vla_alignment_ros.training.optimization import learning_rate, parameter_groups
+from vla_alignment_ros.training.trainer import Trainer
+from vla_alignment_ros.training.validation import (
+    calibrate,
+    EVEN_ODDS,
+    FALSE_HOLD,
+    GO_MISSED,
+)
 
 SENTENCES = ('pick up the red cube', 'pick up the blue ball', 'push the red cube left')
 
@@ -74,6 +82,22 @@ def test_a_run_makes_a_checkpoint_that_acts(demos, tmp_path):
     policy = Policy.load(folder, 'cpu')
     assert np.isfinite(policy.warm_up(1))
     assert list((tmp_path / 'run' / 'tensorboard').iterdir())
+
+
+@pytest.mark.parametrize('strategy', [*sorted(STRATEGIES), 'clip+grounded'])
+def test_every_strategy_trains_resumes_exactly_and_acts(demos, tmp_path, strategy):
+    """Momentum copies and queues are in the training state and not in the checkpoint."""
+    alignment = AlignmentConfig(strategy=strategy)
+    whole = Trainer(config(alignment=alignment), [demos], tmp_path / 'whole').run()
+    part = Trainer(config(alignment=alignment), [demos], tmp_path / 'part')
+    part.run(on_progress=lambda now: now['step'] == 4 and signal.raise_signal(signal.SIGINT))
+    resumed = Trainer(config(alignment=alignment), [demos], tmp_path / 'part')
+    folder = resumed.run(resume=True)
+    assert equal(weights(whole), weights(folder))
+    assert not any(resumed.model.serves_training(name) for name in weights(folder))
+    policy = Policy.load(folder, 'cpu')
+    assert np.isfinite(policy.warm_up(1))
+    assert policy.checkpoint.model.config.alignment == strategy
 
 
 def test_same_seed_same_weights_and_another_seed_others(demos, tmp_path):
@@ -198,7 +222,7 @@ def test_only_matrices_decay(demos, tmp_path):
         'action.time',
         'vision.camera',
         'head.position',
-        'alignment.scales.vl.log_scale',
+        'alignment.parts.vla.scales.vl.log_scale',
         'vision.norm.weight',
         'keyframe.0.bias',
         'language.bert.embeddings.word_embeddings.weight',
@@ -253,9 +277,16 @@ def test_a_resumed_run_keeps_its_number_of_threads(demos, tmp_path, monkeypatch)
     assert torch.get_num_threads() == used
 
 
+def test_no_more_is_asked_than_that_a_sentence_fits_more_likely_than_not():
+    rng = np.random.default_rng(0)
+    matched, mismatched = rng.normal(0.9, 0.1, 4000), rng.normal(0.1, 0.1, 4000)
+    c = calibrate(matched, mismatched, matched)
+    assert c.go == EVEN_ODDS and 0 < c.hold < c.go
+
+
 def test_calibration_separates_and_orders_the_thresholds():
     rng = np.random.default_rng(0)
-    matched, mismatched = rng.normal(0.6, 0.1, 4000), rng.normal(0.1, 0.1, 4000)
+    matched, mismatched = rng.normal(0.6, 0.15, 4000), rng.normal(0.1, 0.15, 4000)
     c = calibrate(matched, mismatched, np.r_[matched, rng.normal(0.5, 0.1, 4000)])
 
     def probability(score):
