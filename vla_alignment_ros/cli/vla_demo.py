@@ -68,8 +68,8 @@ class Full:
     """Folder for demonstrations, training run, figures and report."""
     demonstrations: int = 2700
     """Episodes that the expert demonstrates, scene numbers 0, 1, 2, …; 6 MB of disk each."""
-    steps: int = 4800
-    """Optimiser steps."""
+    steps: Annotated[int | None, tyro.conf.arg(metavar='INT')] = None
+    """Optimiser steps; if not given, those of the training settings."""
     seed: int = 0
     """Seed of the training: weights, order of the samples, noise."""
     config: Annotated[Path | None, tyro.conf.arg(metavar='PATH')] = None
@@ -191,8 +191,8 @@ def full(options: Full) -> int:
         (
             *python, 'vla_alignment_ros.cli.vla_train',
             '--data', str(out / 'demonstrations'), '--out', str(out / 'training'),
-            '--config', str(config), '--seed', str(options.seed),
-            '--optimizer.steps', str(options.steps), '--resume',
+            '--config', str(config), '--seed', str(options.seed), '--resume',
+            *(() if options.steps is None else ('--optimizer.steps', str(options.steps))),
         ),
         {'config': config.read_text(encoding='utf-8'), 'seed': options.seed,
          'steps': options.steps},

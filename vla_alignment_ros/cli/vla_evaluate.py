@@ -1,4 +1,4 @@
-"""`vla_evaluate`: a checkpoint in closed loop, in numbers and in pictures."""
+"""`vla_evaluate`: a checkpoint in closed loop, or its alignment, in numbers and in pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,12 @@ machine.
 
 Splits: """ + ''.join(
     f'\n  {name:<16} {meaning}' for name, meaning in SPLIT_MEANING.items()
-)
+) + """
+
+With --alignment nothing moves: it is measured what the checkpoint takes words and pictures to
+mean (retrieval, zero-shot, grounding, calibration), on scenes of the splits seen, unseen_objects
+and absent.
+"""
 
 
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar='PATH')]
@@ -61,6 +66,8 @@ class Options:
     """Folder for the HTML report with films (index.html needs no other file)."""
     candidates: OptionalInt = None
     """Action chunks drawn per decision; if not given, as many as the policy node draws itself."""
+    gate: bool = True
+    """Whether a low alignment score holds the arm, as in service; --no-gate lets it try."""
     device: str = 'auto'
     """'cpu', 'cuda', or 'auto': the GPU where there is one."""
     max_steps: int = EpisodeLimits.max_steps
@@ -69,6 +76,10 @@ class Options:
     """Leave ROS out: same bytes and decisions in one process. Faster, but no ROS is tested."""
     logs: OptionalPath = None
     """Folder for the nodes' logs; without it they are shown only if a node fails."""
+    alignment: bool = False
+    """Measure the alignment instead of running episodes; --splits does not apply."""
+    training_logs: OptionalPath = None
+    """Folder with the run's TensorBoard files; if not given, the one beside the checkpoint."""
 
 
 def evaluate(
@@ -138,8 +149,8 @@ def make_runner(
         torch.set_num_threads(1)
         policy = Policy(checkpoint, device=options.device)
         config = PipelineConfig(
-            go=checkpoint.calibration.go,
-            hold=checkpoint.calibration.hold,
+            go=checkpoint.calibration.go if options.gate else 0.0,
+            hold=checkpoint.calibration.hold if options.gate else 0.0,
             candidates=options.candidates,
         )
         return InProcessRunner(policy.embodiment, policy, config, limits, film)
@@ -150,6 +161,7 @@ def make_runner(
         embodiment=checkpoint.embodiment,
         device=options.device,
         candidates=options.candidates,
+        gate=options.gate,
         limits=limits,
         film=film,
         log_folder=options.logs,
@@ -182,6 +194,20 @@ def connect(domain_id: int, check: object, film_topic: str | None) -> object:
 
 def run(options: Options) -> int:
     console = Console()
+    if options.alignment:
+        from vla_alignment_ros.cli import alignment_run
+
+        _make_folders(options)
+        return alignment_run.run(
+            console,
+            options.checkpoint,
+            options.episodes,
+            options.seed,
+            options.device,
+            options.json,
+            options.report,
+            options.training_logs,
+        )
     plan = plan_splits(parse_splits(options.splits), options.episodes, options.seed)
     evaluation, page = evaluate(options, plan, console, FilmShelf())
     console.print(results_table(evaluation))

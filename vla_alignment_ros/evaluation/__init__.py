@@ -1,1 +1,1 @@
-"""Closed-loop evaluation: rollouts, rates with their intervals, films and a report."""
+"""Evaluation: rollouts with films and intervals, and what words and pictures mean to a model."""
