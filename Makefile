@@ -18,7 +18,7 @@ space := $(empty) $(empty)
 LIBRARIES := $(filter-out /opt/ros/%,$(subst :,$(space),$(LD_LIBRARY_PATH)))
 export LD_LIBRARY_PATH := $(subst $(space),:,$(strip $(LIBRARIES)))
 
-.PHONY: help setup demo demo-full test test-long lint format bench clean distclean
+.PHONY: help setup demo demo-full test test-long lint format bench compare clean distclean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ format: setup  ## let ruff mend what it safely can
 
 bench: setup  ## measure, against peers and limits; writes bench/results.json
 	@$(PY) -m bench $(ARGS)
+
+compare: setup  ## every alignment strategy on the same data, into docs/alignment_comparison.md
+	@$(PY) -m bench.compare $(ARGS)
 
 clean:  ## remove caches and builds (recordings, runs and .venv stay)
 	@rm -rf build install log .pytest_cache .ruff_cache .hypothesis ./*.egg-info

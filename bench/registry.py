@@ -11,8 +11,13 @@ ROWS = {
     'P1': 'bench.answer_latency',
     'P2': 'bench.image_decode',
     'P3': 'bench.sentence_cache',
+    'P8': 'bench.retrieval_ranks',
+    'P7': 'bench.contrastive_time',
+    'P7M': 'bench.contrastive_memory',
     'P9': 'bench.training_feed',
     'P10': 'bench.bag_memory',
+    'P12': 'bench.joint_batch',
+    'P13': 'bench.negative_mining',
 }
 
 

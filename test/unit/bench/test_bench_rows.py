@@ -6,52 +6,21 @@ import json
 import subprocess
 import sys
 
+from demo_checkpoint import save_random_checkpoint
 import pytest
-import torch
 
 from bench import __main__ as command
 from bench import registry, results
 from bench.results import BenchError, BenchSettings, Row
 from bench.timing import seconds, take_turns
-from vla_alignment_ros.embodiment import Embodiment
-from vla_alignment_ros.encoders.language import build_tokenizer
 from vla_alignment_ros.errors import ConfigError
-from vla_alignment_ros.observation import ObservationAssembler
-from vla_alignment_ros.policy.checkpoint import Calibration, Checkpoint, save_checkpoint
-from vla_alignment_ros.policy.model import ModelConfig, VlaModel
-from vla_alignment_ros.policy.normalizer import DataStatistics
-
-WORDS = ['pick up the red cube and hold it', 'push the blue ball to the left']
 
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
     """The shipped embodiment with a tiny network of random weights."""
-    embodiment = Embodiment.load('tabletop')
-    names = ObservationAssembler(embodiment).state_names
-    tokenizer = build_tokenizer(WORDS)
-    statistics = DataStatistics(
-        state_mean=[0.0] * len(names),
-        state_std=[1.0] * len(names),
-        action_low=[-0.02] * 6 + [0.0],
-        action_high=[0.02] * 6 + [1.0],
-        passthrough=[False] * 6 + [True],
-    )
-    config = ModelConfig(
-        cameras={c.name: (c.height, c.width) for c in embodiment.cameras},
-        state_dim=len(names),
-        position_index=(),
-        vocabulary_size=tokenizer.get_vocab_size(),
-        horizon=4,
-        width=32,
-        heads=2,
-        language_layers=1,
-        decoder_layers=1,
-    )
-    torch.manual_seed(0)
-    model = VlaModel(config, statistics).eval()
-    whole = Checkpoint(model, tokenizer, embodiment, statistics, Calibration())
-    return save_checkpoint(whole, tmp_path_factory.mktemp('bench') / 'checkpoint')
+    folder = tmp_path_factory.mktemp('bench') / 'checkpoint'
+    return save_random_checkpoint(folder, willing=True)
 
 
 def row(**changes):
