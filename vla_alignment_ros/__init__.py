@@ -18,7 +18,7 @@ One room, one job; a room imports only rooms above it in this list:
     policy        action head, verifier, checkpoint, and the policy that runs them
     training      from a folder of bags to a checkpoint
     sim           the table, its tasks and the scripted expert (MuJoCo)
-    evaluation    closed-loop results, intervals, films, report
+    evaluation    closed loop and alignment: results, intervals, pictures, reports
     nodes         ROS 2 nodes; the only room that imports rclpy
     cli           vla_demo, vla_train, vla_evaluate, vla_bag
 
