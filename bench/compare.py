@@ -27,6 +27,7 @@ from vla_alignment_ros.evaluation.stats import wilson_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'config' / 'train'
+SPEED = 'speed/samples_per_s'
 NOISE = 0.3  # share of wrong sentences in the second table
 NOISY = ('clip', 'align')
 
@@ -164,11 +165,13 @@ def figures(folder: Path) -> dict[str, Any]:
     }
 
 
-def _speed(folder: Path) -> float:
-    """Median training rate of a run, samples per second."""
+def _speed(folder: Path) -> float | None:
+    """Median training rate of a run, samples per second; None if it was too short to log any."""
     events = EventAccumulator(str(folder), size_guidance={'scalars': 0})
     events.Reload()
-    return statistics.median(e.value for e in events.Scalars('speed/samples_per_s'))
+    if SPEED not in events.Tags()['scalars']:
+        return None
+    return statistics.median(event.value for event in events.Scalars(SPEED))
 
 
 def _spread(values: Sequence[float | None], scale: float = 100.0, digits: int = 0) -> str:
