@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 
 import torch
@@ -134,3 +135,29 @@ def with_features(inputs: AlignmentInputs, **tensors: torch.Tensor) -> Alignment
 def total_loss(strategy: AlignmentStrategy, inputs: AlignmentInputs) -> torch.Tensor:
     """All losses of a batch together."""
     return torch.stack(list(strategy(inputs).losses.values())).sum()
+
+
+def repeated_instructions() -> Callable[[], AlignmentInputs]:
+    """Makes batches of 16 rows that share 4 sentences, each about its own noisy scene."""
+    scenes, sentences = torch.randn(4, WIDTH), torch.randn(4, WIDTH)
+
+    def batch() -> AlignmentInputs:
+        which = torch.randint(4, (16,))
+        seen = scenes[which] + 0.5 * torch.randn(16, WIDTH)
+        return plain_inputs(seen.unsqueeze(1), sentences[which].unsqueeze(1), which)
+
+    return batch
+
+
+def train(
+    strategy: AlignmentStrategy, batch: Callable[[], AlignmentInputs], steps: int, rate: float
+) -> torch.Tensor:
+    """Adam on fresh batches, with what a trainer calls after each step; the last loss."""
+    optimizer = torch.optim.Adam(strategy.parameters(), lr=rate)
+    for _ in range(steps):
+        loss = total_loss(strategy, batch())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        strategy.after_step()
+    return loss

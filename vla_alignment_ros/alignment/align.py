@@ -20,11 +20,11 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
-from vla_alignment_ros.alignment.approach import approach_weighted
+from vla_alignment_ros.alignment.approach import approach_margin, approach_weighted
 from vla_alignment_ros.alignment.bank import MemoryBank
 from vla_alignment_ros.alignment.base import AlignmentInputs, AlignmentOutput
 from vla_alignment_ros.alignment.dual_encoder import DualEncoder
-from vla_alignment_ros.alignment.heads import contrast_margin, precise, projection_head
+from vla_alignment_ros.alignment.heads import precise, projection_head
 from vla_alignment_ros.alignment.losses import LogitScale, multi_positive_info_nce, same_group
 from vla_alignment_ros.alignment.momentum import MomentumCopies
 from vla_alignment_ros.errors import ConfigError
@@ -118,10 +118,8 @@ class MomentumAlignment(DualEncoder):
             )
             return (to_sentences + to_scenes) / 2
 
-        early = inputs.approach
-        similarity = (pooled['vision'] @ pooled['language'].T).detach()
         diagnostics = {
-            'vl_margin': contrast_margin(similarity[early], inputs.present[early]),
+            'vl_margin': approach_margin(pooled['vision'] @ pooled['language'].T, inputs),
             'scale': self.scale().detach(),
             'soft': self._soft_share(),
         }

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 
 from vla_alignment_ros.alignment.base import AlignmentInputs
+from vla_alignment_ros.alignment.heads import contrast_margin
 
 LATE_WEIGHT = 0.3  # of the contrast over all rows, relative to the one over approaches
 
@@ -28,6 +29,15 @@ def approach_weighted(
     early = inputs.approach.nonzero().squeeze(1)
     every = torch.arange(len(inputs.approach), device=early.device)
     return {'vl': loss(early), 'vl_late': LATE_WEIGHT * loss(every)}
+
+
+def approach_margin(similarity: torch.Tensor, inputs: AlignmentInputs) -> torch.Tensor:
+    """For the log: how much higher approaches score with what fits than with what does not.
+
+    similarity (B, B) of every scene with every sentence → scalar, detached.
+    """
+    early = inputs.approach
+    return contrast_margin(similarity.detach()[early], inputs.present[early])
 
 
 def in_batch(

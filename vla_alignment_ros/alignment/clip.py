@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import torch
 
-from vla_alignment_ros.alignment.approach import in_batch
+from vla_alignment_ros.alignment.approach import approach_margin, in_batch
 from vla_alignment_ros.alignment.base import AlignmentInputs, AlignmentOutput
 from vla_alignment_ros.alignment.dual_encoder import DualEncoder
-from vla_alignment_ros.alignment.heads import contrast_margin, projection_head
+from vla_alignment_ros.alignment.heads import projection_head
 from vla_alignment_ros.alignment.losses import LogitScale, symmetric_info_nce
 
 
@@ -32,8 +32,7 @@ class ClipAlignment(DualEncoder):
     def forward(self, inputs: AlignmentInputs) -> AlignmentOutput:
         similarity = self.similarity(inputs.vision, inputs.language)  # (B, B)
         losses = in_batch(similarity, inputs, self._contrast)
-        early = inputs.approach
-        margin = contrast_margin(similarity.detach()[early], inputs.present[early])
+        margin = approach_margin(similarity, inputs)
         return AlignmentOutput(losses, {'vl_margin': margin, 'scale': self.scale().detach()})
 
     def _contrast(self, similarity: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:

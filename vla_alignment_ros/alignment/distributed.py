@@ -42,8 +42,7 @@ def gather(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     _, processes = world()
     if processes == 1:
         return tensors
-    for tensor in tensors:
-        _require_equal(len(tensor), processes, tensor.device)
+    _require_equal([len(tensor) for tensor in tensors], processes, tensors[0].device)
     return tuple(
         _Gather.apply(tensor) if tensor.is_floating_point() else _all_rows(tensor)
         for tensor in tensors
@@ -93,14 +92,17 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
 
-def _require_equal(rows: int, processes: int, device: torch.device) -> None:
-    counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(processes)]
-    distributed.all_gather(counts, torch.tensor([rows], device=device))
-    numbers = [int(count) for count in counts]
-    if len(set(numbers)) > 1:
-        raise AlignmentError(
-            f'the processes hold {numbers} rows; a joint contrast needs the same number in each'
-        )
+def _require_equal(rows: list[int], processes: int, device: torch.device) -> None:
+    """One exchange for the row counts of several tensors."""
+    mine = torch.tensor(rows, device=device)
+    counts = [torch.zeros_like(mine) for _ in range(processes)]
+    distributed.all_gather(counts, mine)
+    for numbers in torch.stack(counts, dim=1).tolist():  # of each tensor, by process
+        if len(set(numbers)) > 1:
+            raise AlignmentError(
+                f'the processes hold {numbers} rows; a joint contrast needs the same number in '
+                f'each'
+            )
 
 
 def _all_rows(tensor: torch.Tensor) -> torch.Tensor:

@@ -13,10 +13,9 @@ from torch import nn
 import torch.nn.functional as F
 
 from vla_alignment_ros.alignment.base import AlignmentStrategy
+from vla_alignment_ros.alignment.heads import REGION_SHARPNESS
 from vla_alignment_ros.encoders.language import LanguageFeatures
 from vla_alignment_ros.encoders.vision import VisionFeatures
-
-REGION_SHARPNESS = 20.0  # of region logits, on cosines
 
 
 class DualEncoder(AlignmentStrategy):

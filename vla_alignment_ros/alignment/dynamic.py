@@ -21,11 +21,11 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
-from vla_alignment_ros.alignment.approach import in_batch
+from vla_alignment_ros.alignment.approach import approach_margin, in_batch
 from vla_alignment_ros.alignment.base import AlignmentInputs, AlignmentOutput
 from vla_alignment_ros.alignment.dual_encoder import DualEncoder
 from vla_alignment_ros.alignment.experts import ExpertProjection, Routing
-from vla_alignment_ros.alignment.heads import contrast_margin, precise, projection_head
+from vla_alignment_ros.alignment.heads import precise, projection_head
 from vla_alignment_ros.alignment.losses import LogitScale, symmetric_info_nce
 from vla_alignment_ros.encoders.language import LanguageFeatures
 from vla_alignment_ros.encoders.vision import VisionFeatures
@@ -102,10 +102,7 @@ class DynamicAlignment(DualEncoder):
     def forward(self, inputs: AlignmentInputs) -> AlignmentOutput:
         similarity = self.similarity(inputs.vision, inputs.language)  # (B, B)
         losses = in_batch(similarity, inputs, self._contrast)
-        early = inputs.approach
-        diagnostics = {
-            'vl_margin': contrast_margin(similarity.detach()[early], inputs.present[early])
-        }
+        diagnostics = {'vl_margin': approach_margin(similarity, inputs)}
         sides = {
             'vision': self.route_scene(inputs.vision),
             'language': self.route_sentence(inputs.language),

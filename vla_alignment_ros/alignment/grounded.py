@@ -24,7 +24,7 @@ from torch import nn
 import torch.nn.functional as F
 
 from vla_alignment_ros.alignment.base import AlignmentInputs, AlignmentOutput, AlignmentStrategy
-from vla_alignment_ros.alignment.heads import precise, soft_maximum
+from vla_alignment_ros.alignment.heads import best_region, precise, soft_maximum
 from vla_alignment_ros.alignment.labels import words_told
 from vla_alignment_ros.encoders.language import LanguageFeatures
 from vla_alignment_ros.encoders.vision import VisionFeatures
@@ -76,14 +76,14 @@ class GroundedAlignment(AlignmentStrategy):
 
     def similarity(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
         _, words, use = self._distinct(language)
-        return _best(_meet(self._fit(self._regions(vision), words), use))  # (B, M)
+        meet = _meet(self._fit(self._regions(vision), words), use)  # (B, M, N)
+        return best_region(meet, SHARPNESS)
 
     def vision_language(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
         return soft_maximum(self.sentence_regions(vision, language)) / SHARPNESS
 
     def sentence_regions(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
-        fits = F.logsigmoid(self.word_regions(vision, language))  # (B, L, N)
-        return SHARPNESS * (self.referring(language).unsqueeze(-1) * fits).sum(1)
+        return self._about(self.word_regions(vision, language), language)
 
     def word_regions(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
         cosine = self._words(language) @ self._regions(vision).transpose(1, 2)  # (B, L, N)
@@ -92,6 +92,10 @@ class GroundedAlignment(AlignmentStrategy):
     def referring(self, language: LanguageFeatures) -> torch.Tensor:
         """How much each word helps to name what is to be acted on: (M, L) in 0…1, 0 for pads."""
         return self.gate(language.tokens).squeeze(-1).sigmoid() * language.mask
+
+    def _about(self, fits: torch.Tensor, language: LanguageFeatures) -> torch.Tensor:
+        """Where the words of each row's sentence meet: their logits (B, L, N) → (B, N)."""
+        return SHARPNESS * (self.referring(language).unsqueeze(-1) * F.logsigmoid(fits)).sum(1)
 
     def _words(self, language: LanguageFeatures) -> torch.Tensor:
         return F.normalize(self.word(language.words), dim=-1)  # (M, L, E)
@@ -136,7 +140,7 @@ class GroundedAlignment(AlignmentStrategy):
             member, told = words_told(inputs.labels, ids)
             fits = _teach_only(fits, told[cells[early].clamp_min(0)].transpose(1, 2))
         losses['scene'], diagnostics['scene_found'] = _scene_loss(
-            _best(_meet(fits, use[early])), inputs.present[early][:, early]
+            best_region(_meet(fits, use[early]), SHARPNESS), inputs.present[early][:, early]
         )
         if inputs.labels is not None:
             nominal = member.any(0)  # (V,) the words that stand in any name
@@ -160,8 +164,7 @@ class GroundedAlignment(AlignmentStrategy):
         fits = self.word_regions(inputs.vision, inputs.language)  # (B, L, N)
         row = torch.arange(len(fits), device=fits.device).unsqueeze(1)
         fits = _teach_only(fits, told[inputs.labels.cells.clamp_min(0), row].transpose(1, 2))
-        log_fits = F.logsigmoid(precise(fits))
-        return SHARPNESS * (self.referring(inputs.language).unsqueeze(-1) * log_fits).sum(1)
+        return self._about(precise(fits), inputs.language)
 
     def _gate_loss(
         self, language: LanguageFeatures, names: torch.Tensor, named: torch.Tensor
@@ -187,11 +190,6 @@ def _meet(fits: torch.Tensor, use: torch.Tensor) -> torch.Tensor:
     Logits of words in cells (B, V, N), use of the words (M, V) → (B, M, N) log-probabilities.
     """
     return torch.einsum('mv,bvn->bmn', precise(use), F.logsigmoid(precise(fits)))
-
-
-def _best(meet: torch.Tensor) -> torch.Tensor:
-    """Log-probability at the best cell, (…, N) → (…)."""
-    return soft_maximum(SHARPNESS * meet) / SHARPNESS
 
 
 def _scene_loss(

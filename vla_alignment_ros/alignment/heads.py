@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+REGION_SHARPNESS = 20.0  # of regions' logits and of their soft maximum, on cosines
+
 
 def projection_head(width: int, embed: int) -> nn.Sequential:
     """Two layers into the shared space, D → E.
@@ -25,6 +27,11 @@ def precise(values: torch.Tensor) -> torch.Tensor:
 def soft_maximum(logits: torch.Tensor) -> torch.Tensor:
     """Softmax-weighted mean over the last axis: a maximum whose gradient reaches every region."""
     return (precise(logits).softmax(-1) * logits).sum(-1)
+
+
+def best_region(scores: torch.Tensor, sharpness: float = REGION_SHARPNESS) -> torch.Tensor:
+    """The score of the best region by a soft maximum: (…, N) → (…)."""
+    return soft_maximum(sharpness * scores) / sharpness
 
 
 def contrast_margin(similarity: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:

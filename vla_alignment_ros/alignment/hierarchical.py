@@ -19,11 +19,10 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
-from vla_alignment_ros.alignment.approach import in_batch
+from vla_alignment_ros.alignment.approach import approach_margin, in_batch
 from vla_alignment_ros.alignment.base import AlignmentInputs, AlignmentOutput, AlignmentStrategy
-from vla_alignment_ros.alignment.dual_encoder import REGION_SHARPNESS
-from vla_alignment_ros.alignment.heads import contrast_margin, projection_head
-from vla_alignment_ros.alignment.late_interaction import best_region, late_interaction, Level
+from vla_alignment_ros.alignment.heads import best_region, projection_head, REGION_SHARPNESS
+from vla_alignment_ros.alignment.late_interaction import late_interaction, Level
 from vla_alignment_ros.alignment.losses import LogitScale, symmetric_info_nce
 from vla_alignment_ros.encoders.language import LanguageFeatures
 from vla_alignment_ros.encoders.vision import VisionFeatures
@@ -165,7 +164,6 @@ class HierarchicalAlignment(AlignmentStrategy):
 
     def forward(self, inputs: AlignmentInputs) -> AlignmentOutput:
         losses, diagnostics = {}, {}
-        early = inputs.approach
         levels = self.level_similarities(inputs.vision, inputs.language)
         for level, similarity in levels.items():
             scale = self.scales[level]()
@@ -173,10 +171,8 @@ class HierarchicalAlignment(AlignmentStrategy):
                 similarity, inputs, lambda s, p, scale=scale: symmetric_info_nce(scale * s, p)
             )
             losses |= {f'{level}_{k}': self.weights[level] * v for k, v in terms.items()}
-            margin = contrast_margin(similarity.detach()[early], inputs.present[early])
-            diagnostics[f'{level}_margin'] = margin
-        combined = self._combine(levels).detach()
-        diagnostics['vl_margin'] = contrast_margin(combined[early], inputs.present[early])
+            diagnostics[f'{level}_margin'] = approach_margin(similarity, inputs)
+        diagnostics['vl_margin'] = approach_margin(self._combine(levels), inputs)
         return AlignmentOutput(losses, diagnostics)
 
     def after_step(self) -> None:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from vla_alignment_ros.alignment.dual_encoder import REGION_SHARPNESS
-from vla_alignment_ros.alignment.heads import soft_maximum
+from vla_alignment_ros.alignment.heads import best_region
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,6 @@ class Level:
     regions: torch.Tensor  # (B, R, E)
     queries: torch.Tensor  # (M, Q, E)
     share: torch.Tensor  # (M, Q) weight of each query, 0 where padded; sums to 1, or 0 if empty
-
-
-def best_region(cosines: torch.Tensor) -> torch.Tensor:
-    """Soft maximum over the regions, (…, R) → (…)."""
-    return soft_maximum(REGION_SHARPNESS * cosines) / REGION_SHARPNESS
 
 
 def late_interaction(level: Level, chunk: int) -> torch.Tensor:

@@ -85,6 +85,14 @@ def require_pairs(values: torch.Tensor, **masks: torch.Tensor | None) -> None:
             )
 
 
+def _pairs(name: str, values: torch.Tensor, **masks: torch.Tensor | None) -> torch.Tensor:
+    """`values` (B, M) in a precise type, once they and their masks are known to be fit."""
+    require_pairs(values, **masks)
+    values = precise(values)
+    require_finite(name, values)
+    return values
+
+
 def multi_positive_info_nce(
     logits: torch.Tensor,
     positives: torch.Tensor,
@@ -111,11 +119,9 @@ def multi_positive_info_nce(
         ConfigError: the shapes do not agree.
         AlignmentError: a logit is not finite.
     """
-    require_pairs(logits, positives=positives, ignore=ignore)
-    logits = precise(logits)
+    logits = _pairs('logits', logits, positives=positives, ignore=ignore)
     if logits.numel() == 0:
         return logits.sum()  # nothing to compare: zero, with a gradient path
-    require_finite('logits', logits)
     if ignore is not None:
         logits = logits.masked_fill(ignore & ~positives, float('-inf'))
     log_probability = F.log_softmax(logits, dim=1)
@@ -153,11 +159,9 @@ def sigmoid_loss(
         ConfigError: the shapes do not agree.
         AlignmentError: a logit is not finite.
     """
-    require_pairs(logits, positives=positives, ignore=ignore)
-    logits = precise(logits)
+    logits = _pairs('logits', logits, positives=positives, ignore=ignore)
     if logits.numel() == 0:
         return logits.sum()
-    require_finite('logits', logits)
     cost = -F.logsigmoid(torch.where(positives, logits, -logits))
     if ignore is not None:
         cost = cost.masked_fill(ignore & ~positives, 0.0)
@@ -179,11 +183,9 @@ def hardest_triplet(
         ConfigError: the shapes do not agree.
         AlignmentError: a similarity is not finite.
     """
-    require_pairs(similarity, positives=positives, ignore=ignore)
-    similarity = precise(similarity)
+    similarity = _pairs('similarity', similarity, positives=positives, ignore=ignore)
     if similarity.numel() == 0:
         return similarity.sum()
-    require_finite('similarity', similarity)
     negatives = ~positives if ignore is None else ~positives & ~ignore
     hardest = similarity.masked_fill(~negatives, float('-inf')).amax(1)  # (B,)
     weakest = similarity.masked_fill(~positives, float('inf')).amin(1)  # (B,)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 
-from vla_alignment_ros.alignment.approach import in_batch
+from vla_alignment_ros.alignment.approach import approach_margin, in_batch
 from vla_alignment_ros.alignment.base import AlignmentInputs, AlignmentOutput
 from vla_alignment_ros.alignment.dual_encoder import DualEncoder
-from vla_alignment_ros.alignment.heads import contrast_margin, projection_head
+from vla_alignment_ros.alignment.heads import projection_head
 from vla_alignment_ros.alignment.losses import sigmoid_loss, SigmoidScale
 
 
@@ -42,9 +42,8 @@ class SiglipAlignment(DualEncoder):
     def forward(self, inputs: AlignmentInputs) -> AlignmentOutput:
         similarity = self.similarity(inputs.vision, inputs.language)  # (B, B)
         losses = in_batch(similarity, inputs, self._contrast)
-        early = inputs.approach
         diagnostics = {
-            'vl_margin': contrast_margin(similarity.detach()[early], inputs.present[early]),
+            'vl_margin': approach_margin(similarity, inputs),
             'scale': self.scale().detach(),
             'bias': self.scale.bias.detach().clone(),
         }

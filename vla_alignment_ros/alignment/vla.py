@@ -21,9 +21,14 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
-from vla_alignment_ros.alignment.approach import in_batch
+from vla_alignment_ros.alignment.approach import approach_margin, in_batch
 from vla_alignment_ros.alignment.base import AlignmentInputs, AlignmentOutput, AlignmentStrategy
-from vla_alignment_ros.alignment.heads import contrast_margin, projection_head, soft_maximum
+from vla_alignment_ros.alignment.heads import (
+    best_region,
+    projection_head,
+    REGION_SHARPNESS,
+    soft_maximum,
+)
 from vla_alignment_ros.alignment.losses import (
     hardest_triplet,
     LogitScale,
@@ -35,7 +40,6 @@ from vla_alignment_ros.encoders.vision import VisionFeatures
 
 # of va and la: one chunk of a few steps tells little of which sentence it serves
 STEADY_WEIGHT = 0.3
-REGION_SHARPNESS = 20.0  # of the soft maximum over image tokens, on cosines
 
 
 class VlaAlignment(AlignmentStrategy):
@@ -80,7 +84,7 @@ class VlaAlignment(AlignmentStrategy):
     def similarity(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
         query = F.normalize(self.words(language.pooled), dim=-1)  # (M, E)
         interaction = torch.einsum('bne,me->bmn', self._regions(vision), query)
-        return soft_maximum(REGION_SHARPNESS * interaction) / REGION_SHARPNESS  # (B, M)
+        return best_region(interaction)  # (B, M)
 
     def vision_language(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
         return soft_maximum(self.sentence_regions(vision, language)) / REGION_SHARPNESS
@@ -117,12 +121,12 @@ class VlaAlignment(AlignmentStrategy):
             hardest = self._triplet(similarity, positives, ignore)
             losses[f'triplet_{name}'] = STEADY_WEIGHT * hardest
         if self.vl_weight > 0:
-            vl, early = self.similarity(inputs.vision, inputs.language), inputs.approach
+            vl = self.similarity(inputs.vision, inputs.language)
             contrast = in_batch(vl, inputs, partial(self._contrast, 'vl'))
             hardest = in_batch(vl, inputs, self._triplet)
             losses |= {name: self.vl_weight * value for name, value in contrast.items()}
             losses |= {f'triplet_{name}': self.vl_weight * v for name, v in hardest.items()}
-            diagnostics['vl_margin'] = contrast_margin(vl.detach()[early], inputs.present[early])
+            diagnostics['vl_margin'] = approach_margin(vl, inputs)
         return AlignmentOutput(losses, diagnostics)
 
     def _contrast(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 import logging
 import os
@@ -109,14 +110,14 @@ def fastest_threads(trainer: Trainer) -> int:
     import torch
 
     images = trainer.stream.at(0)['images']
-    model = trainer.averaged_model()
+    vision = copy.deepcopy(trainer.model.vision).eval()
     seconds = {}
     for count in sorted({1, max(1, torch.get_num_threads()), _cores()}):
         torch.set_num_threads(count)
         times = []
         for _ in range(3):
             start = time.perf_counter()
-            model.vision(images).tokens.sum().backward()
+            vision(images).tokens.sum().backward()
             times.append(time.perf_counter() - start)
         seconds[count] = min(times)
     best = min(seconds, key=seconds.__getitem__)

@@ -212,9 +212,9 @@ class Trainer:
                     rate = (self.step - first) * o.batch / (time.monotonic() - started)
                     self._log(writer, bar, values | {'speed/samples_per_s': rate}, on_progress)
                 if self.step % self.config.validate_every == 0 and self.step < o.steps:
-                    self._validate(writer)
+                    model = self._validate(writer)
                     if main:
-                        self.save_checkpoint()  # a policy to look at while training goes on
+                        self.save_checkpoint(model)  # to look at while training goes on
                 if self._stop or self.step % self.config.save_every == 0:
                     self.save_state()
                 if self._stop:
@@ -228,11 +228,11 @@ class Trainer:
                 tqdm.write(f'stopped at step {self.step}; go on with --resume')
                 writer.close()
             return None
-        self._validate(writer)
+        model = self._validate(writer)
         self.save_state()
         path = self.out / CHECKPOINT_FOLDER
         if main:
-            self.save_checkpoint()
+            self.save_checkpoint(model)
             writer.close()
         self.accelerator.wait_for_everyone()
         return path
@@ -257,8 +257,8 @@ class Trainer:
         if on_progress is not None:
             on_progress({'step': self.step, 'steps': self.config.optimizer.steps, **values})
 
-    def _validate(self, writer: SummaryWriter | None) -> None:
-        """Metrics and calibration of the averaged weights (every process computes the same)."""
+    def _validate(self, writer: SummaryWriter | None) -> VlaModel:
+        """Metrics and calibration of the averaged model (every process computes the same)."""
         model = self.averaged_model()
         self.metrics, self.calibration = validate(
             model, self.validation, VALIDATION_BATCHES, self.config.seed, self.device
@@ -273,6 +273,7 @@ class Trainer:
                     'the alignment gate could not be calibrated and stays open: validation needs '
                     'episodes of several instructions, whose scores the model tells apart'
                 )
+        return model
 
     # -- saving ---------------------------------------------------------------------------------
 
@@ -328,8 +329,8 @@ class Trainer:
         facts = [episodes, self.tokenizer.to_str(), asdict(self.statistics)]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-    def save_checkpoint(self) -> Path:
-        """Write the averaged model as a checkpoint folder."""
+    def save_checkpoint(self, model: VlaModel) -> Path:
+        """Write the averaged model, with what was found out about it, as a checkpoint folder."""
         training = {
             'command': shlex.join(['vla_train', *sys.argv[1:]]),
             'config': self.config.to_dict(),
@@ -340,7 +341,7 @@ class Trainer:
             'samples': len(self.train_set),
         }
         checkpoint = Checkpoint(
-            self.averaged_model(),
+            model,
             self.tokenizer,
             self.train_set.embodiment,
             self.statistics,

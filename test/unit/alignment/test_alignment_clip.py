@@ -2,7 +2,15 @@
 
 import math
 
-from alignment_inputs import make_inputs, make_towers, plain_inputs, total_loss, WIDTH
+from alignment_inputs import (
+    make_inputs,
+    make_towers,
+    plain_inputs,
+    repeated_instructions,
+    total_loss,
+    train,
+    WIDTH,
+)
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,21 +52,9 @@ def test_the_loss_is_a_symmetric_contrast_on_approaches_and_less_so_on_all():
 def test_repeated_instructions_are_retrieved_both_ways_after_training():
     """16 rows share 4 sentences; held-out rows find theirs, and sentences find such rows."""
     torch.manual_seed(0)
-    scenes, sentences = torch.randn(4, WIDTH), torch.randn(4, WIDTH)
-
-    def batch():
-        which = torch.randint(4, (16,))
-        seen = scenes[which] + 0.5 * torch.randn(16, WIDTH)
-        return plain_inputs(seen.unsqueeze(1), sentences[which].unsqueeze(1), which)
-
+    batch = repeated_instructions()
     clip = ClipAlignment(WIDTH, embed=8)
-    optimizer = torch.optim.Adam(clip.parameters(), lr=1e-2)
-    for _ in range(40):
-        loss = total_loss(clip, batch())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        clip.after_step()
+    loss = train(clip, batch, steps=40, rate=1e-2)
     held_out = batch()
     similarity = clip.similarity(held_out.vision, held_out.language)
     for found in (similarity, similarity.T):

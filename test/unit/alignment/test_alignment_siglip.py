@@ -2,7 +2,14 @@
 
 import math
 
-from alignment_inputs import make_inputs, make_towers, plain_inputs, rows, total_loss, WIDTH
+from alignment_inputs import (
+    make_inputs,
+    make_towers,
+    repeated_instructions,
+    rows,
+    train,
+    WIDTH,
+)
 import pytest
 import torch
 import torch.nn.functional as F
@@ -55,21 +62,9 @@ def test_a_pair_costs_the_same_in_any_batch():
 
 def test_a_trained_logit_says_match_or_not_without_other_sentences_to_compare():
     torch.manual_seed(0)
-    scenes, sentences = torch.randn(4, WIDTH), torch.randn(4, WIDTH)
-
-    def batch():
-        which = torch.randint(4, (16,))
-        seen = scenes[which] + 0.5 * torch.randn(16, WIDTH)
-        return plain_inputs(seen.unsqueeze(1), sentences[which].unsqueeze(1), which)
-
+    batch = repeated_instructions()
     siglip = SiglipAlignment(WIDTH, embed=8)
-    optimizer = torch.optim.Adam(siglip.parameters(), lr=2e-2)
-    for _ in range(100):
-        loss = total_loss(siglip, batch())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        siglip.after_step()
+    train(siglip, batch, steps=100, rate=2e-2)
     held_out = batch()
     similarity = siglip.similarity(held_out.vision, held_out.language)
     yes = siglip.scale.logits(similarity) > 0

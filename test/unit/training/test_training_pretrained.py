@@ -12,6 +12,7 @@ from pretrained_models import save_tiny
 import pytest
 from safetensors.torch import load_file
 import torch
+from training_demos import SENTENCES
 
 from vla_alignment_ros.encoders import pretrained
 from vla_alignment_ros.errors import CheckpointError, ConfigError
@@ -26,26 +27,9 @@ from vla_alignment_ros.training.config import (
 )
 from vla_alignment_ros.training.trainer import Trainer
 
-SENTENCES = ('pick up the red cube', 'pick up the blue ball', 'push the red cube left')
 needs_peft = pytest.mark.skipif(
     importlib.util.find_spec('peft') is None, reason='peft is not installed'
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
-def demos(tmp_path, variant):
-    """Six small episodes of three sentences."""
-    root = tmp_path / 'demos'
-    for i in range(6):
-        extra = {'task': 'pick', 'group': SENTENCES[i % 3]}
-        recorder = variant(root, seed=i)
-        recorder.record(f'episode_{i}', ticks=8, instruction=SENTENCES[i % 3], extra=extra)
-    return root
 
 
 def config(vision, language, mode, steps=4):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 import torch
+from training_demos import SENTENCES
 
 from vla_alignment_ros.alignment.registry import STRATEGIES
 from vla_alignment_ros.cli import vla_train
@@ -32,24 +33,6 @@ from vla_alignment_ros.training.validation import (
     FALSE_HOLD,
     GO_MISSED,
 )
-
-SENTENCES = ('pick up the red cube', 'pick up the blue ball', 'push the red cube left')
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
-def demos(tmp_path, variant):
-    """Six small episodes of three sentences."""
-    root = tmp_path / 'demos'
-    for i in range(6):
-        extra = {'task': 'pick', 'group': SENTENCES[i % 3]}
-        recorder = variant(root, seed=i)
-        recorder.record(f'episode_{i}', ticks=8, instruction=SENTENCES[i % 3], extra=extra)
-    return root
 
 
 def config(steps=6, **changes):
