@@ -2,8 +2,10 @@
 
 Demonstrations are recorded once. Each run (strategy × seed) is trained, its alignment measured and
 its policy run in closed loop, in a folder of its own; what is there is not made again, so a run
-that was stopped goes on. At the end docs/alignment_comparison.md is written: mean and spread over
-the seeds; closed-loop episodes of all seeds are counted together.
+that was stopped goes on. The figures of a finished run are kept in docs/results/compare, and with
+them the run need not be made again on another machine either. After each run
+docs/alignment_comparison.md is written: mean and spread over the seeds that are there;
+closed-loop episodes of all seeds are counted together.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from rich.console import Console
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 import tyro
+import yaml
 
 from vla_alignment_ros.cli.stages import run_stages, Stage
 from vla_alignment_ros.errors import ConfigError, VlaError
@@ -42,7 +45,7 @@ class Options:
     """Names of files in config/train, separated by commas."""
     demonstrations: int = 600
     """Episodes that the expert demonstrates."""
-    steps: int = 600
+    steps: int = 400
     """Optimiser steps of each run, 64 samples each."""
     seeds: int = 3
     """Runs of each strategy."""
@@ -52,6 +55,8 @@ class Options:
     """Closed-loop episodes of each split and run."""
     scene_seed: int = 2000
     """Number of the first scene; the shipped checkpoint is reported on others."""
+    results: Path = ROOT / 'docs' / 'results' / 'compare'
+    """Folder that keeps the figures of finished runs; those that are there are not made again."""
     page: Path = ROOT / 'docs' / 'alignment_comparison.md'
     """The table."""
     threads: int = 1
@@ -132,6 +137,51 @@ def stages(run: Run, options: Options) -> list[Stage]:
     ]  # fmt: skip
 
 
+# -- what is kept ---------------------------------------------------------------------------------
+
+
+def settings(run: Run, options: Options) -> dict[str, Any]:
+    """Everything that the figures of a run depend on."""
+    return {
+        'strategy': run.strategy,
+        'config': yaml.safe_load((CONFIGS / f'{run.strategy}.yaml').read_text(encoding='utf-8')),
+        'seed': run.seed,
+        'mislabel': run.mislabel,
+        **{
+            name: getattr(options, name)
+            for name in ('demonstrations', 'steps', 'scenes', 'episodes', 'scene_seed')
+        },
+    }
+
+
+def kept(run: Run, options: Options) -> dict[str, Any] | None:
+    """The figures of a finished run; None if it is not there.
+
+    Raises ConfigError where what is there was made with other settings.
+    """
+    path = options.results / f'{run.name}.json'
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding='utf-8'))
+    wanted = json.loads(json.dumps(settings(run, options)))
+    if differing := [key for key in wanted if found['settings'].get(key) != wanted[key]]:
+        raise ConfigError(
+            f'{path} was made with other settings ({", ".join(differing)}); delete it to make it '
+            f'anew, or give another --results'
+        )
+    return found['figures']
+
+
+def keep(run: Run, options: Options) -> None:
+    """Write what a finished run came to, whole or not at all."""
+    options.results.mkdir(parents=True, exist_ok=True)
+    content = {'settings': settings(run, options), 'figures': figures(options.out / run.name)}
+    path = options.results / f'{run.name}.json'
+    temporary = path.with_suffix('.tmp')
+    temporary.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+    temporary.replace(path)
+
+
 # -- figures --------------------------------------------------------------------------------------
 
 
@@ -190,6 +240,7 @@ def _success(results: Sequence[dict[str, Any]]) -> str:
 
 
 COLUMNS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
+    'runs': lambda f: str(len(f)),
     'R@1 %': lambda f: _spread([x['retrieval'] for x in f]),
     'zero-shot, pairs never trained %': lambda f: _spread([x['zero_shot'] for x in f]),
     'pointing seen %': lambda f: _spread([x['pointing_seen'] for x in f]),
@@ -216,17 +267,16 @@ def page(options: Options, runs: Sequence[Run], command: str) -> str:
     """The whole document, from the runs that are finished."""
     found: dict[float, dict[str, list[dict[str, Any]]]] = {0.0: {}, NOISE: {}}
     for run in runs:
-        if (options.out / run.name / 'closed_loop.json').is_file():
-            of = found[run.mislabel].setdefault(run.strategy, [])
-            of.append(figures(options.out / run.name))
+        if (of := kept(run, options)) is not None:
+            found[run.mislabel].setdefault(run.strategy, []).append(of)
     return f"""# Alignment strategies compared
 
 Every strategy with the same towers, {options.demonstrations} demonstrations, {options.steps} steps
-of 64 samples and {options.seeds} seeds (0…{options.seeds - 1}); mean ± standard deviation over the
-seeds. The alignment is measured on {options.scenes} scenes of each split, the closed loop on
-{options.episodes} episodes of each split and seed (counted together, with the 95 % Wilson
-interval), both from scene {options.scene_seed} on. This budget is small: the figures rank the
-strategies, they are not what a strategy can reach. What each figure means:
+of 64 samples and up to {options.seeds} seeds; mean ± standard deviation over those that
+are there (column *runs*). The alignment is measured on {options.scenes} scenes of each split, the
+closed loop on {options.episodes} episodes of each split and seed (counted together, with the 95 %
+Wilson interval), both from scene {options.scene_seed} on. This budget is small: the figures rank
+the strategies, they are not what a strategy can reach. What each figure means:
 [alignment_metrics.md](alignment_metrics.md); when to choose which: [alignment.md](alignment.md).
 
 `tabletop` is `vla+grounded`, which the shipped checkpoint is trained with. `grounded` and
@@ -265,13 +315,17 @@ def main(arguments: list[str] | None = None) -> int:
             ),
             {'demonstrations': options.demonstrations},
         )  # fmt: skip
-        if code := run_stages(options.out, [record], console):
+        missing = [run for run in runs if kept(run, options) is None]
+        console.print(f'{len(runs) - len(missing)} of {len(runs)} runs are there')
+        if missing and (code := run_stages(options.out, [record], console)):
             return code
-        for run in runs:
+        command = ' '.join(['python -m bench.compare', *arguments])
+        for run in missing:
             console.rule(run.name)
             if code := run_stages(options.out / run.name, stages(run, options), console):
                 return code
-        command = ' '.join(['python -m bench.compare', *arguments])
+            keep(run, options)
+            options.page.write_text(page(options, runs, command), encoding='utf-8')
         options.page.write_text(page(options, runs, command), encoding='utf-8')
         console.print(f'table: {options.page}')
     except VlaError as error:

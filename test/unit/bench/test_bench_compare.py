@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from bench import compare
@@ -52,17 +54,42 @@ def test_seeds_become_mean_and_spread_and_episodes_are_counted_together():
     assert named['success seen %'] == '62 [47–76]'  # 25 of 40
 
 
+def a_finished_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, 'figures', lambda folder: FIGURES)
+    options = compare.Options(results=tmp_path / 'results', strategies='clip', seeds=2)
+    run = compare.planned(options)[0]
+    compare.keep(run, options)
+    return run, options
+
+
+def test_a_finished_run_is_kept_and_counts_in_the_page(tmp_path, monkeypatch):
+    run, options = a_finished_run(tmp_path, monkeypatch)
+    assert compare.kept(run, options) == FIGURES
+    others = [r for r in compare.planned(options) if r != run]
+    assert {compare.kept(other, options) for other in others} == {None}
+    page = compare.page(options, compare.planned(options), 'command')
+    row = next(line for line in page.splitlines() if line.startswith('| `clip`'))
+    assert row.split('|')[2].strip() == '1'
+
+
+def test_a_run_kept_from_other_settings_is_refused_by_name(tmp_path, monkeypatch):
+    run, options = a_finished_run(tmp_path, monkeypatch)
+    other = dataclasses.replace(options, steps=options.steps + 1)
+    with pytest.raises(ConfigError, match=r'clip_seed0\.json was made with .*\(steps\)'):
+        compare.kept(run, other)
+
+
 @pytest.mark.long
 def test_a_small_comparison_runs_goes_on_and_writes_its_page(tmp_path, capsys):
     arguments = [
         '--out', str(tmp_path / 'runs'), '--strategies', 'clip', '--demonstrations', '16',
         '--steps', '4', '--seeds', '1', '--scenes', '6', '--episodes', '1',
-        '--page', str(tmp_path / 'page.md'),
+        '--page', str(tmp_path / 'page.md'), '--results', str(tmp_path / 'results'),
     ]  # fmt: skip
     assert compare.main(arguments) == 0
     first = (tmp_path / 'page.md').read_text(encoding='utf-8')
     assert first.count('| `clip` |') == 2 and '--strategies clip' in first
     capsys.readouterr()
     assert compare.main(arguments) == 0
-    assert capsys.readouterr().out.count('already there') == 7
+    assert '2 of 2 runs are there' in capsys.readouterr().out
     assert (tmp_path / 'page.md').read_text(encoding='utf-8') == first
