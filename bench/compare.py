@@ -30,7 +30,7 @@ from vla_alignment_ros.evaluation.stats import wilson_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'config' / 'train'
-SPEED = 'speed/samples_per_s'
+SPEED = 'speed/samples_per_cpu_s'
 NOISE = 0.3  # share of wrong sentences in the second table
 NOISY = ('clip', 'align')
 
@@ -216,7 +216,7 @@ def figures(folder: Path) -> dict[str, Any]:
 
 
 def _speed(folder: Path) -> float | None:
-    """Median training rate of a run, samples per second; None if it was too short to log any."""
+    """Median training rate, samples per CPU second; None if the run was too short to log any."""
     events = EventAccumulator(str(folder), size_guidance={'scalars': 0})
     events.Reload()
     if SPEED not in events.Tags()['scalars']:
@@ -251,7 +251,7 @@ COLUMNS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     'success seen %': lambda f: _success([x['seen'] for x in f]),
     'success unseen %': lambda f: _success([x['unseen'] for x in f]),
     'parameters, M': lambda f: f'{f[0]["parameters"] / 1e6:.2f}',
-    'training frames/s': lambda f: _spread([x['speed'] for x in f], 1),
+    'training samples per CPU second': lambda f: _spread([x['speed'] for x in f], 1),
 }
 
 

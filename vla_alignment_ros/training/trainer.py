@@ -201,7 +201,7 @@ class Trainer:
             total=o.steps, initial=self.step, disable=not main, unit='step', smoothing=0.05,
             mininterval=1.0,
         )  # fmt: skip
-        started, first = time.monotonic(), self.step
+        started, worked, first = time.monotonic(), time.process_time(), self.step
         try:
             for step, batch in self.stream.iterate(self.step, o.steps):
                 log = self.train_step(batch, step)
@@ -209,8 +209,11 @@ class Trainer:
                 bar.update()
                 if self.step % self.config.log_every == 0 and main:
                     values = {name: float(value) for name, value in log.items()}
-                    rate = (self.step - first) * o.batch / (time.monotonic() - started)
-                    self._log(writer, bar, values | {'speed/samples_per_s': rate}, on_progress)
+                    done = (self.step - first) * o.batch
+                    values['speed/samples_per_s'] = done / (time.monotonic() - started)
+                    # on a machine that is busy with other work this is the one to compare
+                    values['speed/samples_per_cpu_s'] = done / (time.process_time() - worked)
+                    self._log(writer, bar, values, on_progress)
                 if self.step % self.config.validate_every == 0 and self.step < o.steps:
                     model = self._validate(writer)
                     if main:
