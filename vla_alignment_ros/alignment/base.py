@@ -33,6 +33,15 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Recoloured:
+    """Copies of some rows whose colours are not those of the things: shapes are the same."""
+
+    vision: VisionFeatures
+    cells: torch.Tensor  # (R, N) as `Labels.cells`
+    colours: torch.Tensor  # (W,) ids of the words that say nothing about them
+
+
+@dataclass(frozen=True)
 class AlignmentInputs:
     """What one training batch gives a strategy."""
 
@@ -46,6 +55,7 @@ class AlignmentInputs:
     named: torch.Tensor  # (B,) int64 id in `Labels.names` of what the sentence names; −1: none
     images: Mapping[str, torch.Tensor] = field(default_factory=dict)  # camera -> (B, h, w, 3)
     labels: Labels | None = None
+    recoloured: Recoloured | None = None
     # for the verifier
     fused: torch.Tensor | None = None  # (B, D) scene read with its own sentence
     fused_swapped: torch.Tensor | None = None  # (B, D) the scene read with another row's sentence

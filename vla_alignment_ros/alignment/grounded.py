@@ -60,6 +60,7 @@ class GroundedAlignment(AlignmentStrategy):
         self.bias = nn.Parameter(torch.tensor(-3.0))
         self.weights = {'word': word_weight, 'sentence': sentence_weight, 'scene': scene_weight}
         self.weights['gate'] = sentence_weight
+        self.weights['shape'] = word_weight
 
     # -- scores ---------------------------------------------------------------------------------
 
@@ -150,6 +151,16 @@ class GroundedAlignment(AlignmentStrategy):
                 member[:, nominal],
                 told[:, nominal],
             )
+            if inputs.recoloured is not None:
+                # whatever the colour: also what the data cannot tell of things in their own
+                copies = inputs.recoloured
+                shapes = nominal & ~torch.isin(ids, copies.colours)
+                losses['shape'], diagnostics['shape_found'] = _word_loss(
+                    precise(self._fit(self._regions(copies.vision), words[shapes])),
+                    copies.cells,
+                    member[:, shapes],
+                    torch.ones_like(member[:, shapes]),
+                )
             losses['sentence'], diagnostics['sentence_found'] = _sentence_loss(
                 self._own(inputs, *words_told(inputs.labels, inputs.language.ids)[1:]),
                 cells,

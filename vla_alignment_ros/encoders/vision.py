@@ -5,7 +5,8 @@ Shapes: B batch, N image tokens (over all cameras), D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,24 @@ class VisionFeatures:
     def by_camera(self, per_token: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Cut (B, N, …) into the cameras' parts (B, n, …), in the order of the layout."""
         return per_token.split([c.rows * c.columns for c in self.layout], dim=1)
+
+
+@contextmanager
+def running_norms(tower: nn.Module) -> Iterator[None]:
+    """Let batch norms use their running statistics, and not add to them.
+
+    For pictures that are not like those the tower will see: they go through the function that it
+    will be, and do not change it by their brightness.
+    """
+    norms = [m for m in tower.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    was = [norm.training for norm in norms]
+    try:
+        for norm in norms:
+            norm.training = False
+        yield
+    finally:
+        for norm, training in zip(norms, was):
+            norm.training = training
 
 
 class CameraTower(nn.Module):

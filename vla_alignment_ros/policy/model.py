@@ -14,12 +14,12 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
-from vla_alignment_ros.alignment.base import AlignmentInputs, Labels
+from vla_alignment_ros.alignment.base import AlignmentInputs, Labels, Recoloured
 from vla_alignment_ros.alignment.labels import cell_labels
 from vla_alignment_ros.alignment.registry import make_alignment
 from vla_alignment_ros.encoders.language import LanguageFeatures
 from vla_alignment_ros.encoders.proprioception import ActionTower, StateTower
-from vla_alignment_ros.encoders.vision import CameraTokens, VisionFeatures
+from vla_alignment_ros.encoders.vision import CameraTokens, running_norms, VisionFeatures
 from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.policy import hindsight
 from vla_alignment_ros.policy.fusion import PointerFusion
@@ -216,6 +216,7 @@ class VlaModel(nn.Module):
                 language=scene.language,
                 images=batch['images'],
                 labels=None if cells is None else Labels(cells, batch['names'], batch['untold']),
+                recoloured=self._recoloured(batch, cells),
                 fused=scene.fused,
                 fused_swapped=self.reread(scene, instruction.rows(order)),
                 swapped_from=order,
@@ -230,6 +231,15 @@ class VlaModel(nn.Module):
                 losses['align_hindsight'], found = hindsight.grounding_loss(self, scene, batch)
                 diagnostics.update(found)
         return losses, diagnostics
+
+    def _recoloured(
+        self, batch: Mapping[str, Any], cells: torch.Tensor | None
+    ) -> Recoloured | None:
+        if cells is None or 'recoloured' not in batch:
+            return None
+        with running_norms(self.vision):
+            vision = self.vision(batch['recoloured'])
+        return Recoloured(vision, cells[batch['recoloured_rows']], batch['colours'])
 
     # -- inference ------------------------------------------------------------------------------
 

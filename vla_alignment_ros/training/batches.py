@@ -17,6 +17,7 @@ from vla_alignment_ros.data.dataset import DemonstrationDataset
 from vla_alignment_ros.encoders.language import tokenize, UNKNOWN_ID
 from vla_alignment_ros.errors import ConfigError, DatasetError
 from vla_alignment_ros.training.notes import mislabelled, Notes
+from vla_alignment_ros.training.recolour import recoloured
 
 BALANCES = ('none', 'task', 'instruction')
 
@@ -152,9 +153,17 @@ def collate(raw: dict[str, Any], ids: torch.Tensor) -> dict[str, Any]:
 
 
 def augment(
-    batch: dict[str, Any], light: float, word_dropout: float, generator: torch.Generator
+    batch: dict[str, Any],
+    light: float,
+    word_dropout: float,
+    generator: torch.Generator,
+    recolour: float = 0.0,
 ) -> dict[str, Any]:
-    """Random brightness, contrast and a slight tint per image; words dropped to unknown."""
+    """Random brightness, contrast and a slight tint per image; words dropped to unknown.
+
+    recolour: share of the rows that also come as copies in other colours, where pixels are
+    labelled: batch['recoloured'] (camera -> images) and batch['recoloured_rows'] (R,).
+    """
     device = batch['state'].device
     images = {}
     for name in sorted(batch['images']):
@@ -169,4 +178,12 @@ def augment(
     ids = batch['ids']
     drop = torch.rand(ids.shape, generator=generator, device=device) < word_dropout
     ids = torch.where(drop & (ids != 0), torch.full_like(ids, UNKNOWN_ID), ids)
-    return {**batch, 'images': images, 'ids': ids}
+    copies = {}
+    count = round(recolour * len(batch['state'])) if batch['labels'] else 0
+    if count:
+        rows = torch.randperm(len(batch['state']), generator=generator, device=device)[:count]
+        copies['recoloured'] = {
+            name: recoloured(pixels[rows], generator) for name, pixels in images.items()
+        }
+        copies['recoloured_rows'] = rows
+    return {**batch, 'images': images, 'ids': ids, **copies}

@@ -115,6 +115,9 @@ class OptimizerConfig:
     """Share of words replaced by the unknown word."""
     light_jitter: float = 0.15
     """Spread of random brightness and contrast."""
+    recolour: float = 0.0
+    """Share of each batch that also comes as copies with other hues: where pixels are labelled,
+    they teach the words that say no colour. For things whose name holds in any colour."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,13 @@ import torch.nn.functional as F
 
 from vla_alignment_ros.alignment.labels import untold_contrasts
 from vla_alignment_ros.data.dataset import DemonstrationDataset
-from vla_alignment_ros.encoders.language import tokenize, UNKNOWN_ID
+from vla_alignment_ros.encoders.language import RESERVED, tokenize, UNKNOWN_ID
+
+# the basic colour terms of English (Berlin and Kay 1969), and what screens call their primaries
+COLOUR_WORDS = (
+    'black', 'white', 'red', 'green', 'yellow', 'blue', 'brown', 'purple', 'pink', 'orange',
+    'grey', 'gray', 'cyan', 'magenta', 'violet', 'turquoise',
+)  # fmt: skip
 
 
 def sentence_groups(dataset: DemonstrationDataset, note: str) -> np.ndarray:
@@ -66,6 +72,8 @@ class Notes:
             words[words == UNKNOWN_ID] = 0  # all unknown words are one: it means nothing
             self.names = F.pad(words, (0, 0, 1, 0))
         self.untold = untold_contrasts(self.names)  # (P, 2)
+        colours = tokenize(tokenizer, COLOUR_WORDS)[:, 0]
+        self.colours = colours[colours >= RESERVED]  # (W,) word ids, of those it knows
         self.holds = torch.zeros(len(dataset.cache.episodes), len(names) + 1, dtype=torch.bool)
         if names:
             for row, episode in zip(self.holds, dataset.cache.episodes):
@@ -79,7 +87,8 @@ class Notes:
         there = self.holds[raw['episode']][:, about['named'].clamp_min(0)]  # (scene, sentence)
         same = about['referent'].unsqueeze(1) == about['referent'].unsqueeze(0)
         present = same | (there & known)
-        return {**about, 'present': present, 'names': self.names, 'untold': self.untold}
+        known = {'names': self.names, 'untold': self.untold, 'colours': self.colours}
+        return {**about, 'present': present, **known}
 
 
 def mislabelled(dataset: DemonstrationDataset, share: float, seed: int) -> torch.Tensor:

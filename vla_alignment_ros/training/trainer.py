@@ -153,7 +153,7 @@ class Trainer:
         rank = self.accelerator.process_index
         generator.manual_seed((self.config.seed * 1_000_003 + step) * 64 + rank)
         batch = augment(
-            to_device(batch, self.device), o.light_jitter, o.word_dropout, generator
+            to_device(batch, self.device), o.light_jitter, o.word_dropout, generator, o.recolour
         )
         weights = {'keyframe': o.keyframe_weight, 'alignment': self.config.alignment.weight}
         rate = learning_rate(step, o.steps, o.warmup_steps, o.final_fraction) * o.learning_rate

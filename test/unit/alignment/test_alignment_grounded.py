@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vla_alignment_ros.alignment.base import AlignmentInputs, Labels
+from vla_alignment_ros.alignment.base import AlignmentInputs, Labels, Recoloured
 from vla_alignment_ros.alignment.grounded import GroundedAlignment, log1mexp, SHARPNESS
 from vla_alignment_ros.alignment.labels import untold_contrasts
 from vla_alignment_ros.encoders.language import LanguageFeatures
@@ -189,6 +189,31 @@ def test_what_the_data_cannot_tell_teaches_nothing(towers):
     assert not gradient(plain)[5].any() and gradient(plain)[4].any()
     told = dataclasses.replace(plain.labels, untold=torch.zeros(0, 2, dtype=torch.long))
     assert gradient(dataclasses.replace(plain, labels=told))[5].any()
+
+
+def test_copies_in_other_colours_teach_the_words_that_say_no_colour(towers):
+    """Words 2 and 4 say colours: the copies teach 3 and 5, in every cell that is labelled."""
+    inputs, strategy = labelled(towers), make()
+    rows = torch.tensor([4, 0])
+    seen = dataclasses.replace(inputs.vision, tokens=inputs.vision.tokens[rows] + 0.3)
+    cells = inputs.labels.cells[rows]
+    copies = Recoloured(seen, cells, torch.tensor([2, 4, 9]))
+    inputs = dataclasses.replace(inputs, recoloured=copies)
+    total, count = 0.0, 0
+    vectors = {2: (0, 1), 3: (0, 2), 4: (1, 1), 5: (1, 2)}
+    where = {int(inputs.language.ids[r, p]): (r, p) for r, p in vectors.values()}
+    other = dataclasses.replace(inputs, vision=seen)
+    for word in (3, 5):
+        for i in range(2):
+            for n in range(6):
+                name = int(cells[i, n])
+                if name >= 0:
+                    yes = fit(strategy, other, i, *where[word], n)
+                    stands = word in {int(w) for w in NAMES[name] if w}
+                    total -= yes if stands else 0.1 * math.log(1 - math.exp(yes))
+                    count += stands
+    assert float(strategy(inputs).losses['shape']) == pytest.approx(total / count, rel=1e-9)
+    assert 'shape' not in strategy(labelled(towers)).losses
 
 
 def test_log1mexp_is_exact_at_both_ends():

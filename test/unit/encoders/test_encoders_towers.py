@@ -10,7 +10,7 @@ from vla_alignment_ros.encoders.language import (
     tokenize,
 )
 from vla_alignment_ros.encoders.proprioception import ActionTower
-from vla_alignment_ros.encoders.vision import VisionTower
+from vla_alignment_ros.encoders.vision import running_norms, VisionTower
 from vla_alignment_ros.errors import ConfigError
 
 
@@ -43,6 +43,27 @@ def test_a_change_in_one_camera_leaves_the_others_tokens_alone():
     front, wrist = tower.layout
     assert torch.equal(before[:, front.slice], after[:, front.slice])
     assert not torch.allclose(before[:, wrist.slice], after[:, wrist.slice])
+
+
+def test_under_running_norms_pictures_leave_no_trace_in_the_statistics():
+    torch.manual_seed(0)
+    tower = VisionTower('resnet_micro', {'front': (32, 32)}, 32).train()
+    images = {'front': torch.randint(0, 255, (4, 32, 32, 3), dtype=torch.uint8)}
+    tower(images)
+    before = {name: value.clone() for name, value in tower.state_dict().items()}
+    with running_norms(tower):
+        found = tower(images).tokens
+    assert all(torch.equal(before[name], value) for name, value in tower.state_dict().items())
+    found.sum().backward()
+    assert tower.project.weight.grad.abs().sum() > 0
+    assert torch.equal(found, tower.eval()(images).tokens)
+
+
+def test_running_norms_are_given_back_after_an_error():
+    tower = VisionTower('resnet_micro', {'front': (32, 32)}, 32).train()
+    with pytest.raises(KeyError), running_norms(tower):
+        tower({})
+    assert all(module.training for module in tower.modules())
 
 
 def test_unknown_preset_lists_the_known_ones():

@@ -101,6 +101,13 @@ def make_batch(checkpoint, rows=6):
     }
 
 
+def with_copies(batch):
+    """The batch with copies of two of its rows in other colours."""
+    rows = torch.tensor([1, 4])
+    copies = {name: 255.0 - pixels[rows] for name, pixels in batch['images'].items()}
+    return {**batch, 'recoloured': copies, 'recoloured_rows': rows, 'colours': torch.tensor([5])}
+
+
 WEIGHTS = {'keyframe': 1.0, 'alignment': 1.0}
 
 
@@ -116,6 +123,17 @@ def test_every_parameter_gets_a_gradient():
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     # the per-word bias of a masked mean and the softmax-invariant biases may be exactly zero
     assert [n for n in silent if 'key.bias' not in n and 'in_proj_bias' not in n] == []
+
+
+def test_copies_in_other_colours_add_one_loss_and_leave_the_others_as_they_are():
+    checkpoint = make_checkpoint()
+    batch = make_batch(checkpoint)
+    plain, more = losses_of(checkpoint, batch), losses_of(checkpoint, with_copies(batch))
+    assert set(more) - set(plain) == {'align_grounded_shape'}
+    for name, value in plain.items():
+        assert torch.equal(value, more[name]), name
+    unlabelled = {**with_copies(batch), 'labels': {}}
+    assert 'align_grounded_shape' not in losses_of(checkpoint, unlabelled)
 
 
 def test_padded_actions_do_not_change_any_loss():

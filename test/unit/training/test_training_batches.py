@@ -10,7 +10,7 @@ from vla_alignment_ros.data.dataset import load_dataset
 from vla_alignment_ros.encoders.language import build_tokenizer
 from vla_alignment_ros.errors import ConfigError, DatasetError
 from vla_alignment_ros.training.batches import augment, BatchStream, UNKNOWN_ID
-from vla_alignment_ros.training.notes import mislabelled, sentence_groups
+from vla_alignment_ros.training.notes import mislabelled, Notes, sentence_groups
 
 SENTENCES = ('pick up the red cube', 'grab the red cube', 'push the blue ball')
 GROUPS = ('pick red cube', 'pick red cube', '')
@@ -178,3 +178,27 @@ def test_no_augmentation_changes_nothing(dataset, tokenizer):
     assert torch.equal(same['ids'], batch['ids'])
     for name, image in same['images'].items():
         assert torch.equal(image, batch['images'][name].float())
+
+
+def test_copies_in_other_colours_come_only_where_pixels_are_labelled(dataset, tokenizer):
+    batch = BatchStream(dataset, tokenizer, 16, 0).at(0)
+    assert not batch['labels']
+    plain = augment(batch, 0.1, 0.0, torch.Generator().manual_seed(0), recolour=0.25)
+    assert 'recoloured' not in plain
+    labelled = {**batch, 'labels': {'front': torch.zeros(16, 6, 8, dtype=torch.long)}}
+    first, again = (
+        augment(labelled, 0.1, 0.0, torch.Generator().manual_seed(0), recolour=0.25)
+        for _ in range(2)
+    )
+    rows = first['recoloured_rows']
+    assert rows.shape == (4,) and len(rows.unique()) == 4
+    for name, image in first['images'].items():
+        copies = first['recoloured'][name]
+        assert copies.shape == (4, *image.shape[1:]) and not torch.equal(copies, image[rows])
+        assert torch.equal(copies, again['recoloured'][name])
+
+
+def test_colour_words_of_the_names_are_known_by_their_ids(dataset, tokenizer):
+    notes = Notes(dataset, tokenizer)
+    words = {tokenizer.token_to_id('red'), tokenizer.token_to_id('blue')}
+    assert set(notes.colours.tolist()) == words
