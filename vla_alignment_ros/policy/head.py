@@ -17,6 +17,7 @@ from torch import nn
 import torch.nn.functional as F
 
 from vla_alignment_ros.embodiment import ACTION_DIM
+from vla_alignment_ros.policy.decoder import RememberingDecoder
 
 
 class FlowActionHead(nn.Module):
@@ -28,11 +29,7 @@ class FlowActionHead(nn.Module):
         self.embed = nn.Linear(ACTION_DIM, width)
         self.position = nn.Parameter(torch.randn(horizon, width) * 0.02)
         self.time = nn.Sequential(nn.Linear(16, width), nn.GELU(), nn.Linear(width, width))
-        layer = nn.TransformerDecoderLayer(
-            width, heads, 2 * width, dropout=0.0, activation='gelu', batch_first=True,
-            norm_first=True,
-        )  # fmt: skip
-        self.decoder = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(width))
+        self.decoder = RememberingDecoder(width, heads, layers)
         self.out = nn.Linear(width, ACTION_DIM)
         frequencies = torch.exp(torch.linspace(0, math.log(100.0), 8))
         self.register_buffer('frequencies', frequencies, persistent=False)
@@ -49,11 +46,17 @@ class FlowActionHead(nn.Module):
 
         context (B, M, D), padding (B, M) True where a token is to be ignored, condition (B, D).
         """
-        angle = t.unsqueeze(1) * self.frequencies  # (B, 8)
-        time = self.time(torch.cat([angle.sin(), angle.cos()], dim=1)) + condition  # (B, D)
-        hidden = self.embed(noisy) + self.position + time.unsqueeze(1)  # (B, H, D)
+        hidden = self._asked(noisy, t, condition)
         hidden = self.decoder(hidden, context, memory_key_padding_mask=padding)
         return self.out(hidden)
+
+    def _asked(
+        self, noisy: torch.Tensor, t: torch.Tensor, condition: torch.Tensor
+    ) -> torch.Tensor:
+        """The decoder's input tokens (B, H, D)."""
+        angle = t.unsqueeze(1) * self.frequencies  # (B, 8)
+        time = self.time(torch.cat([angle.sin(), angle.cos()], dim=1)) + condition  # (B, D)
+        return self.embed(noisy) + self.position + time.unsqueeze(1)
 
     def loss(
         self,
@@ -91,14 +94,11 @@ class FlowActionHead(nn.Module):
         steps: int = 4,
     ) -> torch.Tensor:
         """Integrate `noise` (K, H, 7) for one observation (context (1, M, D)) → (K, H, 7)."""
-        count = len(noise)
-        context, padding, condition = (
-            x.expand(count, *x.shape[1:]) for x in (context, padding, condition)
-        )
+        memory = self.decoder.remember(context, padding)
         x = noise.to(context.dtype)
         for step in range(steps):
-            t = torch.full((count,), step / steps, dtype=x.dtype, device=x.device)
-            clean = self(x, t, context, padding, condition)
+            t = torch.full((1,), step / steps, dtype=x.dtype, device=x.device)
+            clean = self.out(self.decoder.recall(self._asked(x, t, condition), memory))
             # one Euler step of the straight path; the last one lands on the prediction
             x = x + (clean - x) / (steps - step)
         return x
