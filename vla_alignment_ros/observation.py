@@ -41,6 +41,7 @@ class ActionChunk:
     actions: np.ndarray  # (H, 7) float32
     rate_hz: float
     instruction: str = ''
+    frozen: int | None = None  # leading rows taken from the plan before; None: it was not known
 
 
 def normalize_instruction(text: str) -> str:
@@ -118,6 +119,10 @@ class ObservationAssembler:
             raise WireError('joint state holds a position that is not finite')
         return state, sample.ts_ns
 
+    def instruction(self, raw: bytes) -> str:
+        """The instruction from a String, normalised. Raises WireError for broken bytes."""
+        return normalize_instruction(wire.decode_string(raw))
+
     def assemble(self, ts_ns: int, raw: Mapping[str, bytes]) -> Observation:
         """One observation from the newest message of every source.
 
@@ -138,7 +143,7 @@ class ObservationAssembler:
             topic = e.joint_states_topic
             state, stamps['joint_states'] = self.state(raw[topic])
             topic = e.instruction_topic
-            instruction = normalize_instruction(wire.decode_string(raw[topic]))
+            instruction = self.instruction(raw[topic])
         except KeyError as error:
             raise WireError(f'no message on {error.args[0]!r} yet') from error
         except WireError as error:

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from scripted_policy import answer
+from scripted_policy import PATIENCE_S, ScriptedPolicy
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.control.pipeline import DecisionPipeline, PipelineConfig
@@ -16,33 +16,14 @@ from vla_alignment_ros.errors import ControlError
 from vla_alignment_ros.nodes.decision_loop import DecisionLoop, LoopConfig
 
 T0, STEP = 5_000_000_000, 100_000_000
-PATIENCE_S = 30.0
-
-
-class Policy:
-    """Moves forward; while `gate` is clear it does not come to an answer."""
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Event()
-
-    def reset(self) -> None:
-        pass
-
-    def step(self, observation, seed=None):
-        self.entered.set()
-        assert self.gate.wait(PATIENCE_S)
-        actions = np.tile(np.array([0.02, 0, 0, 0, 0, 0, 1], np.float32), (4, 1))
-        return answer(observation, actions, 0.9)
 
 
 class Bench:
-    """A loop in lock-step, and everything that comes out of it."""
+    """A loop, in lock-step unless told otherwise, and everything that comes out of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_arrival: bool = True, watchdog_s: float = PATIENCE_S) -> None:
         self.embodiment = Embodiment.load('tabletop')
-        self.policy = Policy()
+        self.policy = ScriptedPolicy()
         self.changed = threading.Condition()
         self.commands, self.verdicts, self.logged = [], [], []
         self.broken: list[Exception] = []  # raised by the next publications
@@ -50,7 +31,7 @@ class Bench:
         pipeline = DecisionPipeline(
             self.embodiment, self.policy, PipelineConfig(go=0.0, hold=0.0, confirm=1)
         )
-        config = LoopConfig(on_arrival=True, watchdog_s=PATIENCE_S)
+        config = LoopConfig(on_arrival, watchdog_s)
         self.loop = DecisionLoop(pipeline, config, self._send, self._report, self.logged.append)
 
     def _send(self, command) -> None:
@@ -67,16 +48,17 @@ class Bench:
                 raise self.broken_report.pop(0)
             self.verdicts.append(verdict)
 
-    def say(self) -> None:
-        self.loop.push('instruction', wire.encode_string('pick up the red cube'), T0)
+    def say(self, text: str = 'pick up the red cube', now_ns: int = T0) -> None:
+        self.loop.push('instruction', wire.encode_string(text), now_ns)
 
-    def show(self, ts_ns: int) -> None:
+    def show(self, ts_ns: int, now_ns: int | None = None) -> None:
+        now_ns = ts_ns if now_ns is None else now_ns
         for camera in self.embodiment.cameras:
             image = np.zeros((camera.height, camera.width, 3), np.uint8)
-            self.loop.push(camera.topic, wire.encode_image(image, ts_ns, camera.name), ts_ns)
+            self.loop.push(camera.topic, wire.encode_image(image, ts_ns, camera.name), now_ns)
         names = (*self.embodiment.joint_names, 'finger_joint')
         position = np.array([0, 0.3, 0, -1.8, 0, 2.1, 0.8, 0.04])
-        self.loop.push('joint_states', wire.encode_joint_state(ts_ns, names, position), ts_ns)
+        self.loop.push('joint_states', wire.encode_joint_state(ts_ns, names, position), now_ns)
 
     def until(self, condition: Callable[[], bool]) -> None:
         with self.changed:
@@ -84,11 +66,150 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
-    yield bench
-    bench.policy.gate.set()
-    bench.loop.close()
+def make_bench() -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(**settings) -> Bench:
+        made.append(Bench(**settings))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.policy.free.set()
+        bench.loop.close()
+
+
+@pytest.fixture
+def bench(make_bench) -> Bench:
+    return make_bench()
+
+
+@pytest.fixture
+def free_running(make_bench) -> Bench:
+    """Served at the control rate; the test is its clock."""
+    bench = make_bench(on_arrival=False, watchdog_s=0.0)
+    # the steady clock is the machine's, which may be busy: only stamps are to be judged here
+    bench.loop.buffer.ages = lambda steady_ns, now_ns=None: {}
+    bench.loop.start()
+    bench.say()
+    return bench
+
+
+def test_at_the_control_rate_a_fresh_frame_moves_the_arm(free_running):
+    free_running.show(T0)
+    free_running.until(lambda: free_running.verdicts)
+    free_running.loop.tick(T0 + STEP)
+    assert free_running.commands[-1].state == 'go'
+
+
+def test_frames_that_are_old_by_their_stamps_are_neither_decided_nor_acted_on(free_running):
+    bench = free_running
+    for step in range(10):
+        now_ns = T0 + step * STEP
+        bench.show(now_ns - 6 * STEP, now_ns)  # long under way, all of them alike
+        bench.loop.tick(now_ns)
+    assert not bench.policy.entered.is_set()
+    assert {c.state for c in bench.commands} == {'hold'}
+    assert 'front is 0.60 s old by its stamp (limit 0.30 s)' in bench.commands[-1].reason
+
+
+def test_a_plan_is_not_played_on_once_frames_come_late(free_running):
+    bench = free_running
+    bench.policy.horizon = 50
+    bench.show(T0)
+    bench.until(lambda: bench.verdicts)
+    for step in range(8):
+        bench.loop.tick(T0 + step * STEP)
+    states = [c.state for c in bench.commands]
+    assert states[:3] == ['go'] * 3 and states[4:] == ['hold'] * 4
+
+
+def test_frames_of_another_clock_move_nothing_and_the_clock_is_named(free_running):
+    bench = free_running
+    for step in range(5):
+        now_ns = T0 + step * STEP
+        bench.show(now_ns + 1_700_000_000 * 10**9, now_ns)
+        bench.loop.tick(now_ns)
+    assert {c.state for c in bench.commands} == {'hold'}
+    assert 'differ by 1700000000 s: set use_sim_time' in bench.commands[-1].reason
+
+
+@pytest.mark.parametrize(('now_ns', 'said'), [(0, 'nothing has come on /clock'), (T0, 'stood')])
+def test_without_a_clock_the_arm_holds_and_says_so(make_bench, now_ns, said):
+    bench = make_bench(on_arrival=False, watchdog_s=0.01)
+    bench.loop.start()
+    bench.say(now_ns=now_ns)
+    pause = threading.Event()
+    for _ in range(1000):
+        bench.show(T0, now_ns)  # sensors that speak, but no tick ever comes
+        bench.loop.watch(now_ns)
+        if bench.commands:
+            break
+        pause.wait(0.02)
+    assert bench.commands[-1].state == 'hold'
+    assert said in bench.commands[-1].reason
+    assert said in bench.loop.key_values()['reason']
+
+
+def test_a_tick_whose_command_cannot_be_published_is_counted_and_does_not_end_the_node(
+    free_running
+):
+    bench = free_running
+    bench.show(T0)
+    bench.until(lambda: bench.verdicts)
+    bench.broken = [RuntimeError('publisher is invalid')]
+    bench.loop.tick(T0)
+    assert 'publisher is invalid' in bench.commands[-1].reason
+    assert bench.loop.key_values()['held: RuntimeError'] == '1'
+
+
+def test_after_a_new_instruction_no_command_answers_the_old_one(free_running):
+    bench = free_running
+    bench.policy.horizon = 50
+    bench.show(T0)
+    bench.until(lambda: bench.verdicts)
+    bench.loop.tick(T0)
+    bench.policy.free.clear()
+    bench.policy.entered.clear()
+    bench.show(T0 + STEP)  # a decision for the old instruction begins …
+    assert bench.policy.entered.wait(PATIENCE_S)
+    bench.loop.tick(T0 + STEP)
+    bench.say('Push the ball.', T0 + STEP)  # … and is overtaken
+    bench.loop.tick(T0 + 2 * STEP)
+    bench.policy.free.set()
+    bench.until(lambda: len(bench.verdicts) == 2)
+    assert 'another instruction' in bench.verdicts[1].refused
+    bench.loop.tick(T0 + 2 * STEP)
+    bench.show(T0 + 3 * STEP)
+    bench.until(lambda: len(bench.verdicts) == 3)
+    bench.loop.tick(T0 + 3 * STEP)
+    told = [(c.state, c.instruction, c.instruction_id) for c in bench.commands]
+    old, new = 'pick up the red cube', 'push the ball'
+    assert told == [('go', old, 1)] * 2 + [('hold', new, 2)] * 2 + [('go', new, 2)]
+
+
+def test_a_command_for_an_instruction_that_was_replaced_meanwhile_is_not_sent(free_running):
+    bench = free_running
+    bench.show(T0)
+    bench.until(lambda: bench.verdicts)
+    late = bench.loop.pipeline.command(T0)
+    bench.say('push the ball')
+    bench.loop.tick(T0)
+    count = len(bench.commands)
+    bench.loop._outlet.emit(late)
+    assert len(bench.commands) == count
+
+
+def test_a_cry_for_help_is_among_the_figures(make_bench):
+    bench = make_bench()
+    bench.loop.start()
+    assert bench.loop.key_values()['needs_help'] == ''
+    bench.loop.pipeline._gate.go_threshold = bench.loop.pipeline._gate.hold_threshold = 0.95
+    bench.say()
+    for step in range(40):
+        bench.show(T0 + step * STEP)
+        bench.until(lambda step=step: len(bench.commands) == step + 1)
+    assert 'does not seem to contain' in bench.loop.key_values()['needs_help']
 
 
 def test_a_command_that_cannot_be_published_is_counted_and_the_next_one_goes_out(bench):
@@ -134,12 +255,12 @@ def test_a_decision_that_cannot_be_reported_ends_in_a_hold_and_not_in_silence(be
 def test_a_decision_that_ends_after_the_stop_is_neither_sent_nor_reported(bench):
     bench.loop.start()
     bench.say()
-    bench.policy.gate.clear()
+    bench.policy.free.clear()
     bench.show(T0)
     assert bench.policy.entered.wait(PATIENCE_S)
     bench.loop.stop(T0)
     count = len(bench.commands)
-    bench.policy.gate.set()
+    bench.policy.free.set()
     bench.loop.close()
     assert bench.verdicts == []
     assert len(bench.commands) == count
@@ -171,7 +292,7 @@ def test_the_observation_that_was_answered_before_a_stop_is_decided_anew_after_a
 def test_a_decision_from_before_a_stop_does_not_reach_past_the_next_start(bench):
     bench.loop.start()
     bench.say()
-    bench.policy.gate.clear()
+    bench.policy.free.clear()
     bench.show(T0)
     assert bench.policy.entered.wait(PATIENCE_S)
     bench.loop.stop(T0)
@@ -179,7 +300,7 @@ def test_a_decision_from_before_a_stop_does_not_reach_past_the_next_start(bench)
     starter = threading.Thread(target=bench.loop.start)
     starter.start()
     starter.join(0.2)  # it may have to wait for the decision
-    bench.policy.gate.set()
+    bench.policy.free.set()
     starter.join(PATIENCE_S)
     bench.show(T0 + STEP)
     bench.until(lambda: bench.verdicts and bench.verdicts[-1].ts_ns == T0 + STEP)

@@ -1,8 +1,10 @@
 """ObservationBuffer: the newest bytes of every source, and how old they are.
 
-Subscriptions push what arrives, undecoded; the policy takes a snapshot when it has time. Two
-clocks are kept apart: ages and the watchdog use the steady clock, which nobody can set, and
-as-of assembly uses header stamps, which belong to whoever published.
+Subscriptions push what arrives, undecoded; the policy takes a snapshot when it has time. Three
+clocks are kept apart: the watchdog uses the steady clock, which nobody can set; as-of assembly
+uses header stamps, which belong to whoever published; and where a node times its commands by a
+clock of its own (the system's, or a simulation's), stamps are judged by that one too, because a
+frame that was long under way is old, however lately it came in.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ MAX_BYTES = 64 * 2**20  # per topic; that many bytes of large images are but a f
 MAX_MESSAGES = 4096  # per topic
 FEW_MESSAGES = 4  # kept per topic however large they are
 NS = 1_000_000_000
+# stamps further than that from the node's time are of another clock, rather than old
+OTHER_CLOCK_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -241,17 +245,26 @@ class ObservationBuffer:
         receipt_now_ns: steady clock. now_ns: time on the clock of the header stamps; where it is
         given, a message that was long under way counts as old as its stamp says.
         """
-        with self._lock:
-            newest = {n: self._tracks[topic].newest for n, topic in self._sources.items()}
         ages = {}
-        for name, message in newest.items():
-            if message is None:
-                continue
+        for name, message in self._newest().items():
             age_ns = receipt_now_ns - message.receipt_ns
             if now_ns is not None and name != 'instruction':
                 age_ns = max(age_ns, now_ns - message.ts_ns)
             ages[name] = max(0, age_ns) / NS
         return ages
+
+    def _newest(self) -> dict[str, Message]:
+        with self._lock:
+            newest = {n: self._tracks[topic].newest for n, topic in self._sources.items()}
+        return {name: message for name, message in newest.items() if message is not None}
+
+    def key_values(self, receipt_now_ns: int) -> dict[str, str]:
+        """Return ages and counts as text, for a diagnostic message."""
+        return {
+            **{f'age_{n}_s': f'{age:.3f}' for n, age in self.ages(receipt_now_ns).items()},
+            **{f'late: {name}': str(n) for name, n in self.late.items() if n},
+            **{f'broken: {name}': str(n) for name, n in self.broken.items() if n},
+        }
 
     def stale(self, receipt_now_ns: int, now_ns: int | None = None) -> tuple[str, ...]:
         """Names of the sources whose newest message is older than their limit allows."""
@@ -261,11 +274,44 @@ class ObservationBuffer:
         return tuple(n for n, limit in self.max_age_s.items() if ages.get(n, 0.0) > limit)
 
     def hold_reason(self, receipt_now_ns: int, now_ns: int | None = None) -> str:
-        """Return why nothing may be decided now, in words for a log; empty when all is fresh."""
+        """Return why nothing may be decided now, in words for a log; empty when all is fresh.
+
+        receipt_now_ns: steady clock. now_ns: the clock that commands are timed by, the system's
+        or a simulation's; a frame whose stamp is older than its limit by that one must not be
+        acted on either, nor one that is stamped later than now. Leave it out where commands
+        carry the observations' stamps (lock-step): those may be of any clock, if it is one.
+        """
         reasons = [f'no {name} yet' for name in self.missing()]
-        ages = self.ages(receipt_now_ns, now_ns)
+        ages = self.ages(receipt_now_ns)
+        silent = self._stale(ages)
         reasons += [
             f'{name} is {ages[name]:.2f} s old (limit {self.max_age_s[name]:.2f} s)'
-            for name in self._stale(ages)
+            for name in silent
         ]
-        return ', '.join(reasons)
+        return ', '.join([*reasons, *self._stamp_reasons(silent, now_ns)])
+
+    def _stamp_reasons(self, silent: tuple[str, ...], now_ns: int | None) -> list[str]:
+        """What is wrong with the newest stamps of sources that are not silent."""
+        stamps = {
+            name: message.ts_ns
+            for name, message in self._newest().items()
+            if name != 'instruction' and name not in silent
+        }
+        if not stamps:
+            return []
+        whose = 'each other' if now_ns is None else "the node's clock"
+        reference_ns = max(stamps.values()) if now_ns is None else now_ns
+        foreign, reasons = {}, []
+        for name, ts_ns in stamps.items():
+            off_s, limit_s = (reference_ns - ts_ns) / NS, self.max_age_s[name]
+            if abs(off_s) > max(OTHER_CLOCK_S, limit_s):
+                foreign[name] = abs(off_s)
+            elif abs(off_s) > limit_s and now_ns is not None:
+                way = 'old by its stamp' if off_s > 0.0 else "ahead of the node's clock"
+                reasons.append(f'{name} is {abs(off_s):.2f} s {way} (limit {limit_s:.2f} s)')
+        if foreign:
+            reasons.append(
+                f'the stamps of {", ".join(foreign)} and {whose} differ by '
+                f"{max(foreign.values()):.0f} s: set use_sim_time (or check the camera's clock)"
+            )
+        return reasons

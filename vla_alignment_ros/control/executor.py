@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass
 import math
 
 import numpy as np
 
 from vla_alignment_ros.control.codecs import GRIPPER
+from vla_alignment_ros.control.continuation import Continuation
 from vla_alignment_ros.embodiment import ACTION_DIM
 from vla_alignment_ros.errors import ConfigError, ControlError
 from vla_alignment_ros.observation import ActionChunk
+
+EXECUTIONS = NEWEST, ENSEMBLE, REALTIME = ('newest', 'ensemble', 'realtime')
+DELAYS = 32  # chunks whose delay is remembered
+DELAY_QUANTILE = 0.9  # of them, so that one slow decision does not freeze half a chunk
+UNTOLD = -1  # below any row: stands for ActionChunk.frozen is None
+WARM_UP_CHUNKS = 2  # the first ones after a reset are slow for reasons that do not come again
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The chunk that is being played."""
+
+    number: int
+    start_ns: int
+    actions: np.ndarray  # (H, 7)
 
 
 class ChunkExecutor:
@@ -20,106 +38,180 @@ class ChunkExecutor:
     passed during inference are dropped, and a tick that jitters by less than half a period
     neither repeats a step nor skips one.
 
+    Where several chunks have a row for now, `execution` says what is played:
+
+    * ``newest``: the newest chunk alone;
+    * ``ensemble``: temporal ensembling (ACT, arXiv:2304.13705): the mean over all of them, with
+      weights exp(-decay * i), i = 0 for the oldest;
+    * ``realtime``: the newest chunk as a continuation of the plan that is being played (real-time
+      chunking, arXiv:2506.07339). A policy that is told the plan (`ahead`) freezes and blends by
+      itself, so that its chunk is whole; where it was not told, or took longer than expected, the
+      chunk is blended in here, from the first row that is played of it.
+
     Args:
         rate_hz: the control rate; chunks of another rate are refused.
-        ensemble: temporal ensembling (ACT, arXiv:2304.13705): the mean over all chunks that have
-            a row for now, with weights exp(-decay * i), i = 0 for the oldest. Off: newest only.
-        decay: the larger, the more the oldest chunk counts.
-        gripper_index: this dimension comes from the newest chunk even when ensembling, because
-            the mean of open and closed is neither; None where there is no gripper.
+        execution: see above.
+        decay: the larger, the more the oldest chunk counts in an ensemble.
+        gripper_index: this dimension is never a mean, because the mean of open and closed is
+            neither; None where there is no gripper.
 
-    Raises ConfigError for a rate or decay that makes no sense.
+    Raises ConfigError for a rate, an execution or a decay that makes no sense.
     """
 
     def __init__(
         self,
         rate_hz: float,
-        ensemble: bool = False,
+        execution: str = NEWEST,
         decay: float = 0.01,
         gripper_index: int | None = GRIPPER,
     ) -> None:
         if not rate_hz > 0:
             raise ConfigError(f'rate_hz must be above 0, got {rate_hz}')
+        if execution not in EXECUTIONS:
+            raise ConfigError(
+                f'execution must be one of {", ".join(EXECUTIONS)}, got {execution!r}'
+            )
         if not np.isfinite(decay):
             raise ConfigError(f'decay must be finite, got {decay}')
         self.rate_hz = float(rate_hz)
-        self.ensemble = ensemble
+        self.execution = execution
         self.decay = decay
         self.gripper_index = gripper_index
         self._period_ns = 1e9 / self.rate_hz
-        self.flush()
+        self.reset()
 
     @property
-    def instruction(self) -> str | None:
-        """The instruction that the chunks answer; None until one is known."""
-        return self._instruction
+    def delay_steps(self) -> int:
+        """Control periods from an observation's stamp until its chunk is first played.
+
+        A quantile of what was measured lately, on the clock of stamps and commands: everything
+        counts that lies between the two (transport, waiting, inference), and in lock-step,
+        where time stands still meanwhile, it is 0.
+        """
+        if not self._delays:
+            return 0
+        return math.ceil(np.quantile(self._delays, DELAY_QUANTILE))
+
+    def reset(self) -> None:
+        """Forget every chunk, and how long decisions take."""
+        self._delays: deque[int] = deque(maxlen=DELAYS)
+        self._warm_up = WARM_UP_CHUNKS
+        self._submitted = 0
+        self.flush()
 
     def flush(self) -> None:
-        """Forget every chunk and the instruction."""
-        self._instruction: str | None = None
-        self._pinned = False
-        self._chunks: list[ActionChunk] = []  # oldest stamp first
+        """Forget every chunk."""
+        self._actions = np.zeros((0, 0, ACTION_DIM))  # (N, longest H, 7), oldest stamp first
+        self._starts = np.zeros(0, np.int64)  # (N,) ns: when row 0 is due
+        self._lengths = np.zeros(0, np.int64)  # (N,) rows
+        self._frozen = np.zeros(0, np.int64)  # (N,) rows; UNTOLD: does not know of the plan
+        self._numbers = np.zeros(0, np.int64)  # (N,) what tells them apart
+        self._plan: _Plan | None = None  # what next() gave last came from here …
+        self._played_ns = 0  # … and was for this moment
 
-    def set_instruction(self, instruction: str) -> None:
-        """From now on only chunks that answer this instruction count; others are flushed."""
-        self._pinned = True
-        if instruction != self._instruction:
-            self._chunks = []
-            self._instruction = instruction
+    def submit(self, chunk: ActionChunk) -> None:
+        """Plan a chunk in that ActionGuard.check() let pass; the same stamp again replaces.
 
-    def submit(self, chunk: ActionChunk) -> bool:
-        """Plan a chunk in; a chunk with the same stamp replaces the older one.
-
-        A chunk for another instruction flushes what was planned, unless set_instruction() said
-        which one counts: then it came too late and is dropped. Returns whether it was taken.
-
-        Raises ControlError for a wrong shape, values that are not finite, or another rate.
+        Raises ControlError for another rate.
         """
-        actions = np.asarray(chunk.actions)
-        if actions.ndim != 2 or actions.shape[1] != ACTION_DIM:
-            raise ControlError(f'a chunk has shape (H, {ACTION_DIM}), got {actions.shape}')
-        if not np.isfinite(actions).all():
-            raise ControlError('a chunk must be finite: let ActionGuard.check() judge it first')
         if abs(chunk.rate_hz - self.rate_hz) > 1e-6 * self.rate_hz:
             raise ControlError(
                 f'chunk has steps of {chunk.rate_hz} Hz, the executor runs at {self.rate_hz} Hz: '
                 'use a checkpoint of that control rate'
             )
-        if chunk.instruction != self._instruction:
-            if self._pinned:
-                return False
-            self._chunks = []
-            self._instruction = chunk.instruction
-        kept = [c for c in self._chunks if c.ts_ns != chunk.ts_ns]
-        self._chunks = sorted([*kept, chunk], key=lambda c: c.ts_ns)
-        return True
+        start = chunk.ts_ns if self.execution != REALTIME else self._on_grid(chunk.ts_ns)
+        self._keep(self._starts != start)
+        place = int(np.searchsorted(self._starts, start))
+        rows = len(chunk.actions)
+        before = self._actions
+        self._actions = np.zeros((len(before) + 1, max(rows, before.shape[1]), ACTION_DIM))
+        self._actions[:place, : before.shape[1]] = before[:place]
+        self._actions[place + 1 :, : before.shape[1]] = before[place:]
+        self._actions[place, :rows] = chunk.actions
+        self._starts = np.insert(self._starts, place, start)
+        self._lengths = np.insert(self._lengths, place, rows)
+        frozen = UNTOLD if chunk.frozen is None else chunk.frozen
+        self._frozen = np.insert(self._frozen, place, frozen)
+        self._submitted += 1
+        self._numbers = np.insert(self._numbers, place, self._submitted)
 
     def next(self, now_ns: int) -> np.ndarray | None:
         """Return the action (7,) float64 due at now_ns, or None: nothing is planned, so hold.
 
         now_ns is on the clock of the chunks' stamps. Chunks that have run out are forgotten.
         """
-        self._chunks = [c for c in self._chunks if self._row(c, now_ns) < len(c.actions)]
+        rows = self._rows(now_ns)
+        left = rows < self._lengths
+        if not left.all():
+            self._keep(left)
+            rows = rows[left]
         # a stamp ahead of now is another clock, or this one was set back: not for this moment
-        live = [c for c in self._chunks if self._row(c, now_ns) >= 0]
-        if not live:
+        live = np.flatnonzero(rows >= 0)
+        if not live.size:
             return None
-        rows = np.array([c.actions[self._row(c, now_ns)] for c in live], dtype=np.float64)
-        newest = rows[-1]
-        if not self.ensemble or len(rows) == 1:
-            return newest
-        weights = np.exp(-self.decay * np.arange(len(rows)))
-        action = weights @ rows / weights.sum()
-        if self.gripper_index is not None:
-            action[self.gripper_index] = newest[self.gripper_index]
+        newest = int(live[-1])
+        row = int(rows[newest])
+        if self._plan is None or self._plan.number != self._numbers[newest]:
+            self._take_over(newest, row, now_ns)
+        self._played_ns = now_ns
+        action = self._actions[newest, row].copy()
+        if self.execution == ENSEMBLE and live.size > 1:
+            weights = np.exp(-self.decay * np.arange(live.size))
+            mean = weights @ self._actions[live, rows[live]] / weights.sum()
+            if self.gripper_index is not None:
+                mean[self.gripper_index] = action[self.gripper_index]
+            action = mean
         return action
 
-    def remaining(self, now_ns: int) -> int:
-        """How many steps, the one due now included, the newest chunk still has."""
-        if not self._chunks:
-            return 0
-        newest = self._chunks[-1]
-        return max(0, len(newest.actions) - max(0, self._row(newest, now_ns)))
+    def ahead(self, ts_ns: int) -> Continuation | None:
+        """What is planned for the steps from an observation's stamp on; None: nothing is.
 
-    def _row(self, chunk: ActionChunk, now_ns: int) -> int:
-        return math.floor((now_ns - chunk.ts_ns) / self._period_ns + 0.5)
+        Aligned by time: a step that is skipped does not shift it.
+        """
+        return self._rest(self._on_grid(ts_ns), self.delay_steps)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _rows(self, now_ns: int) -> np.ndarray:
+        return np.floor((now_ns - self._starts) / self._period_ns + 0.5).astype(np.int64)
+
+    def _keep(self, which: np.ndarray) -> None:
+        """Forget the chunks for which (N,) bool is False."""
+        self._actions, self._starts = self._actions[which], self._starts[which]
+        self._lengths, self._frozen = self._lengths[which], self._frozen[which]
+        self._numbers = self._numbers[which]
+
+    def _on_grid(self, ts_ns: int) -> int:
+        """The step of the plan being played that is nearest to ts_ns; ts_ns where none is played.
+
+        Two chunks whose stamps are not whole periods apart would round to different steps.
+        """
+        if self._plan is None:
+            return ts_ns
+        steps = math.floor((ts_ns - self._plan.start_ns) / self._period_ns + 0.5)
+        return self._plan.start_ns + round(steps * self._period_ns)
+
+    def _rest(self, start_ns: int, frozen: int) -> Continuation | None:
+        """The plan being played, from start_ns (a step of it) on."""
+        if self._plan is None:
+            return None
+        first = round((start_ns - self._plan.start_ns) / self._period_ns)
+        if not 0 <= first < len(self._plan.actions):
+            return None
+        rest = self._plan.actions[first:]
+        return Continuation(rest.astype(np.float32), min(frozen, len(rest)))
+
+    def _take_over(self, index: int, row: int, now_ns: int) -> None:
+        """From `row` on this chunk is played instead of another; called once for each chunk."""
+        if self._warm_up:
+            self._warm_up -= 1
+        else:
+            self._delays.append(row)
+        start_ns = int(self._starts[index])
+        actions = self._actions[index, : self._lengths[index]]
+        moving = abs(now_ns - self._played_ns) < 1.5 * self._period_ns  # else there is no seam
+        if self.execution == REALTIME and moving and self._frozen[index] < row:
+            rest = self._rest(start_ns, row)
+            if rest is not None:
+                actions[:] = rest.blend(actions, self.gripper_index)
+        self._plan = _Plan(int(self._numbers[index]), start_ns, actions)

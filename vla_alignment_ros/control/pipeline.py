@@ -17,15 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from vla_alignment_ros.control.codecs import gripper_index, make_codec
-from vla_alignment_ros.control.executor import ChunkExecutor
+from vla_alignment_ros.control.continuation import Continuation
+from vla_alignment_ros.control.executor import ChunkExecutor, EXECUTIONS, NEWEST, REALTIME
 from vla_alignment_ros.control.gate import AlignmentGate, HOLD, SLOW
 from vla_alignment_ros.control.guard import ActionGuard
+from vla_alignment_ros.control.travel import Travel
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ConfigError, ControlError
 from vla_alignment_ros.observation import ActionChunk, Observation
-
-# stamps further from the time of the commands than any plan reaches belong to another clock
-OTHER_CLOCK_S = 10.0
 
 
 class DecidedLike(Protocol):
@@ -48,6 +47,7 @@ class PolicyLike(Protocol):
         candidates: int = ...,
         seed: int | None = ...,
         grounding: bool = ...,
+        plan: Continuation | None = ...,  # only with `execution: realtime`
     ) -> DecidedLike: ...
 
     def reset(self) -> None: ...
@@ -65,14 +65,19 @@ class PipelineConfig:
     candidates: int | None = None  # chunks drawn per decision; None: as the policy likes
     seed: int = 0  # of the candidates' noise; decision n after a reset always draws the same
     slow_speed: float = 0.5  # share of the motion while the gate says 'slow'
-    # mean over the chunks that overlap, instead of the newest alone; measured, it costs success
-    ensemble: bool = False
+    help_s: float = 3.0  # seconds of hold by the gate until `needs_help`
+    # which of the chunks that overlap is executed, see ChunkExecutor; 'ensemble' costs success
+    execution: str = NEWEST
     ensemble_decay: float = 0.01  # the larger, the more the oldest chunk counts
     max_gap_s: float = 2.0  # a longer pause between observations starts anew
 
     def __post_init__(self) -> None:
         if not 0.0 < self.slow_speed <= 1.0:
             raise ConfigError(f'slow_speed must be within (0, 1], got {self.slow_speed}')
+        if self.execution not in EXECUTIONS:
+            raise ConfigError(
+                f'execution must be one of {", ".join(EXECUTIONS)}, got {self.execution!r}'
+            )
         if not self.max_gap_s > 0.0:
             raise ConfigError(f'max_gap_s must be positive, got {self.max_gap_s}')
         if self.candidates is not None and self.candidates < 1:
@@ -117,6 +122,19 @@ class Command:
     state: str  # 'go', 'slow' or 'hold'
     reason: str = ''  # why it holds
     clipped: bool = False
+    instruction: str = ''  # what it answers
+    instruction_id: int = 0  # goes up with every change of the instruction; 0: none yet
+    needs_help: str = ''  # what a person should look at, where the gate held for too long
+
+    def key_values(self) -> dict[str, str]:
+        """Return what it says beside the motion as text, for a diagnostic message."""
+        return {
+            'state': self.state,
+            'reason': self.reason,
+            'instruction': self.instruction,
+            'instruction_id': str(self.instruction_id),
+            'needs_help': self.needs_help,
+        }
 
 
 class DecisionPipeline:
@@ -134,21 +152,60 @@ class DecisionPipeline:
             hysteresis=config.hysteresis,
             confirm=config.confirm,
             dwell=config.dwell,
+            help_s=config.help_s,
         )
         self._executor = ChunkExecutor(
             embodiment.rate_hz,
-            ensemble=config.ensemble,
+            execution=config.execution,
             decay=config.ensemble_decay,
             gripper_index=gripper_index(embodiment),
         )
+        self._travel = Travel(embodiment.rate_hz)
         self._lock = threading.Lock()
         self._epoch = 0  # counts resets, so that a decision begun before one is recognised
+        self._instruction = ''
+        self._instruction_id = 0
+        self._told = False  # by set_instruction: then observations do not change it
         self._start()
 
+    @property
+    def needs_help(self) -> str:
+        """Why a person should look, in words; empty while nobody has to."""
+        return self._gate.needs_help
+
+    @property
+    def delay_steps(self) -> int:
+        """Control periods that pass between an observation and its chunk's first action."""
+        return self._executor.delay_steps
+
+    @property
+    def unguarded(self) -> str:
+        """Limits of the embodiment that cannot be kept, and why; empty where all are."""
+        spec = self.embodiment.action
+        if spec.workspace_low is None or self._knows_ee:
+            return ''
+        if spec.space != 'ee_delta':
+            return 'the workspace box is not enforced: it is for action.space ee_delta only'
+        return (
+            'the workspace box is not enforced: where the hand is follows from a `urdf`, and '
+            f'action.frame must be base_link ({self.embodiment.base_link})'
+        )
+
     def reset(self) -> None:
-        """Forget everything: plan, gate, motion, and the counting of decisions."""
+        """Forget plan, gate, motion, and the counting of decisions; not the instruction."""
         with self._lock:
             self._start()
+
+    def set_instruction(self, instruction: str) -> None:
+        """Take a new instruction over as soon as it is known, before any decision for it.
+
+        What was planned for the one before stops within the limits, and a decision that is being
+        made for it is discarded when it ends. instruction: normalised, as in an Observation; the
+        same one again changes nothing. Once this was called, observations do not change it.
+        """
+        with self._lock:
+            self._told = True
+            self._adopt(instruction)
 
     def decide(self, observation: Observation, grounding: bool = False) -> Verdict:
         """
@@ -158,18 +215,23 @@ class DecisionPipeline:
 
         Starts anew by itself where the observations' time runs backwards or jumps (a restarted
         simulation, another bag). A chunk that holds a value that is not finite is refused: the
-        plan is dropped and the robot holds until the next decision.
+        plan is dropped and the robot holds until the next decision. What a reset or another
+        instruction overtook is refused too, and changes nothing.
         """
         with self._lock:
             if self._is_new_stream(observation.ts_ns):
                 self._start()
+            if not self._told:
+                self._adopt(observation.instruction)
             fresh = self._decisions == 0
             if fresh:
                 self._guard.reset(observation.state)
             self._newest_ts_ns = observation.ts_ns
             seed = self.config.seed * 1_000_003 + self._decisions
             self._decisions += 1
-            epoch = self._epoch
+            epoch, instruction_id = self._epoch, self._instruction_id
+            timely = observation.instruction == self._instruction
+            plan = self._plan_ahead(observation.ts_ns)
         if fresh:
             self.policy.reset()
         asked: dict[str, Any] = {'seed': seed}
@@ -177,48 +239,48 @@ class DecisionPipeline:
             asked['candidates'] = self.config.candidates
         if grounding:
             asked['grounding'] = True
+        if plan is not None:
+            asked['plan'] = plan
         decided = self.policy.step(observation, **asked)
         with self._lock:
             if epoch != self._epoch:
                 return _verdict(decided, HOLD, 'a reset came while it was being made')
+            if not timely or instruction_id != self._instruction_id:
+                return _verdict(decided, HOLD, 'another instruction came while it was being made')
             refused = self._guard.check(decided.chunk.actions)
-            gate = self._gate.update(decided.vl_score, decided.chunk.instruction)
+            gate = self._gate.update(
+                decided.vl_score, observation.instruction, observation.ts_ns
+            )
             if refused is not None:
                 self._executor.flush()
                 gate = HOLD
             else:
                 self._executor.submit(decided.chunk)
-                self._planned_ns, self._clock_gap_s = decided.chunk.ts_ns, None
             self._state, self._reason = gate, refused or ''
             if gate == HOLD and not refused:
                 self._reason = f'alignment score {decided.vl_score:.2f}: {gate}'
-            self._ee_position = self._ee_of(observation)
+            self._seen = observation
             return _verdict(decided, gate, refused)
 
     def command(self, ts_ns: int) -> Command:
         """Return the command for the control step that begins at ts_ns."""
         with self._lock:
-            if self._clock_gap_s is None and self._planned_ns is not None:
-                # when it is first asked for: a plan that grows old later is no other clock
-                self._clock_gap_s = abs(ts_ns - self._planned_ns) * 1e-9
             if self._state == HOLD:
                 return self._stop(ts_ns, self._reason)
             action = self._executor.next(ts_ns)
             if action is None:
-                return self._stop(ts_ns, self._why_nothing_is_due())
-            # a measured position counts once: later steps go on from what was commanded since
-            ee_position, self._ee_position = self._ee_position, None
+                return self._stop(ts_ns, 'the planned actions are used up')
             speed = self.config.slow_speed if self._state == SLOW else 1.0
-            step = self._guard.step(action, ee_position, speed)
+            step = self._guard.step(action, self._measured_ee(), speed)
             if step.refused is not None:
-                return self._stopped(ts_ns, step.action, step.refused)
-            messages = self.codec.encode(step.action, ts_ns)
-            return Command(messages, step.action, self._state, clipped=step.clipped)
+                return self._sent(ts_ns, step.action, HOLD, step.refused)
+            return self._sent(ts_ns, step.action, self._state, clipped=step.clipped)
 
     def hold(self, ts_ns: int, reason: str) -> Command:
         """Drop the plan and return the next step of a stop; for watchdogs."""
         with self._lock:
             self._executor.flush()
+            self._gate.interrupt()
             self._state, self._reason = HOLD, reason
             return self._stop(ts_ns, reason)
 
@@ -228,13 +290,27 @@ class DecisionPipeline:
         self._epoch += 1
         self._decisions = 0
         self._newest_ts_ns: int | None = None
-        self._planned_ns: int | None = None  # stamp of the newest plan
-        self._clock_gap_s: float | None = None  # to the first command that asked for it
-        self._ee_position: np.ndarray | None = None  # (3,) m, until a command has used it
+        self._seen: Observation | None = None  # that was decided on, until a command has used it
         self._state, self._reason = HOLD, 'no decision yet'
         self._guard.reset()
         self._gate.reset()
+        self._executor.reset()
+        self._travel.reset()
+
+    def _adopt(self, instruction: str) -> None:
+        if instruction == self._instruction and self._instruction_id:
+            return
+        self._instruction = instruction
+        self._instruction_id += 1
+        self._gate.reset()
         self._executor.flush()
+        self._state, self._reason = HOLD, f"no decision yet for '{instruction}'"
+
+    def _plan_ahead(self, ts_ns: int) -> Continuation | None:
+        """What a policy has to go on from; nothing where the arm stands still."""
+        if self.config.execution != REALTIME or self._state == HOLD:
+            return None
+        return self._executor.ahead(ts_ns)
 
     def _is_new_stream(self, ts_ns: int) -> bool:
         if self._newest_ts_ns is None:
@@ -242,21 +318,25 @@ class DecisionPipeline:
         gap_s = (ts_ns - self._newest_ts_ns) * 1e-9
         return gap_s < 0.0 or gap_s > self.config.max_gap_s
 
-    def _why_nothing_is_due(self) -> str:
-        if self._clock_gap_s is not None and self._clock_gap_s > OTHER_CLOCK_S:
-            return (
-                f'stamps and node clock differ by {self._clock_gap_s:.0f} s: set use_sim_time '
-                "(or check the camera's clock)"
-            )
-        return 'the planned actions are used up'
-
-    def _ee_of(self, observation: Observation) -> np.ndarray | None:
-        """End effector (3,) m in base_link from the state, where the state has it."""
+    @property
+    def _knows_ee(self) -> bool:
         embodiment = self.embodiment
-        if embodiment.urdf is None or embodiment.action.frame != embodiment.base_link:
+        spec = embodiment.action
+        framed = embodiment.urdf is not None and spec.frame == embodiment.base_link
+        return framed and spec.space == 'ee_delta'
+
+    def _measured_ee(self) -> np.ndarray | None:
+        """End effector (3,) m in base_link now, from the state that was decided on.
+
+        What was commanded since that state was measured is added. None where the state does not
+        have it, and where it was used before: later steps go on from what is commanded.
+        """
+        seen, self._seen = self._seen, None
+        if seen is None or not self._knows_ee:
             return None
-        first = len(embodiment.joint_names) + 1
-        return np.asarray(observation.state[first : first + 3], dtype=np.float64)
+        first = len(self.embodiment.joint_names) + 1
+        measured = np.asarray(seen.state[first : first + 3], dtype=np.float64)
+        return measured + self._travel.since(seen.ts_ns)
 
     def _stop(self, ts_ns: int, reason: str) -> Command:
         if self._decisions == 0:  # nothing was seen yet, so where to hold is not known
@@ -264,11 +344,24 @@ class DecisionPipeline:
                 messages = self.codec.hold(ts_ns)
             except ControlError:  # a command that names positions: better none than a guess
                 messages = {}
-            return Command(messages, None, HOLD, reason)
-        return self._stopped(ts_ns, self._guard.decelerate(), reason)
+            return self._command(messages, None, HOLD, reason)
+        return self._sent(ts_ns, self._guard.decelerate(), HOLD, reason)
 
-    def _stopped(self, ts_ns: int, action: np.ndarray, reason: str) -> Command:
-        return Command(self.codec.encode(action, ts_ns), action, HOLD, reason)
+    def _sent(
+        self, ts_ns: int, action: np.ndarray, state: str, reason: str = '', clipped: bool = False
+    ) -> Command:
+        if self._knows_ee:
+            self._travel.add(ts_ns, action[:3])
+        messages = self.codec.encode(action, ts_ns)
+        return self._command(messages, action, state, reason, clipped)
+
+    def _command(self, *values: Any) -> Command:
+        return Command(
+            *values,
+            instruction=self._instruction,
+            instruction_id=self._instruction_id,
+            needs_help=self._gate.needs_help,
+        )
 
 
 def _verdict(decided: Any, gate: str, refused: str | None) -> Verdict:

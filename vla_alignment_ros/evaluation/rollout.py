@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import sys
 import time
+from typing import Literal
 
 import numpy as np
 
@@ -126,8 +127,8 @@ class Arguments:
     """Control steps after which an episode has failed."""
     gate: bool = True
     """Whether a low alignment score may hold the robot."""
-    ensemble: bool = PipelineConfig.ensemble
-    """Whether overlapping action chunks are averaged."""
+    execution: Literal['newest', 'ensemble', 'realtime'] = 'newest'
+    """Which of the action chunks that overlap is executed; see the policy node's parameter."""
     ensemble_decay: float = PipelineConfig.ensemble_decay
     """Weight of older chunks when averaging; the larger, the more the oldest one counts."""
     json: Path | None = None
@@ -154,7 +155,7 @@ def main(arguments: Arguments | None = None) -> int:
     config = PipelineConfig(
         **{'go': gate.go, 'hold': gate.hold, **opened},
         candidates=args.candidates,
-        ensemble=args.ensemble,
+        execution=args.execution,
         ensemble_decay=args.ensemble_decay,
     )
     plan = plan_splits(parse_splits(args.split), args.episodes, args.seed)

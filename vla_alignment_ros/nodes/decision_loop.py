@@ -1,32 +1,33 @@
 """From raw messages to commands: newest bytes in, one inference thread, commands out.
 
 No ROS in here. Callbacks only push bytes; they are decoded when a decision starts, so frames that
-nobody decides on cost nothing. The steady clock judges ages, stamps are the time of the commands.
+nobody decides on cost nothing. The steady clock judges silence, stamps are the time of the
+commands.
 
 Two ways to run: at the control rate (`tick` sends the planned action that is due, decisions come
-in beside it), or on arrival (every complete observation is answered with exactly one command that
-carries its stamp). In both `watch`, called by the steady clock, holds when nothing else is sent.
+in beside it; what is old by its stamp is not acted on either), or on arrival (every complete
+observation is answered with exactly one command that carries its stamp). In both `watch`, called
+by the steady clock, holds when nothing else is sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 import threading
 import time
 import traceback
 
-import numpy as np
-
 from vla_alignment_ros.control.buffer import ObservationBuffer
 from vla_alignment_ros.control.pipeline import Command, DecisionPipeline, Verdict
-from vla_alignment_ros.errors import VlaError
+from vla_alignment_ros.errors import VlaError, WireError
 from vla_alignment_ros.nodes.diagnostics import Causes, Percentiles
 from vla_alignment_ros.nodes.outlet import CommandOutlet
+from vla_alignment_ros.nodes.timekeeper import TimeKeeper
 from vla_alignment_ros.observation import ObservationAssembler
 
 SILENCE_S = 2.0  # wall time without a command: the source, or the clock of the ticks, stopped
-STOP_STEPS = 50  # at most so many commands to come to rest
 JOIN_S = 10.0
 
 
@@ -78,9 +79,12 @@ class DecisionLoop:
         self._silence_ns = round((config.watchdog_s or SILENCE_S) * 1e9)
         self._answered_ns: int | None = None  # stamp of the last observation decided on
         self._arrived_ns = 0  # steady
+        self._clock = TimeKeeper()
         self._deciding = threading.Lock()  # held while a decision is made
         self._changed = threading.Condition()
         self._closing = False
+        if pipeline.unguarded:
+            log(pipeline.unguarded)
         self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
         self._thread.start()
 
@@ -89,11 +93,13 @@ class DecisionLoop:
         """The newest command; None before the first since `start`."""
         return self._outlet.last
 
-    # -- from the node --------------------------------------------------------------------------
-
     def push(self, topic: str, raw: bytes, now_ns: int) -> None:
         """Take one message, undecoded. now_ns: the node's clock, for what has no stamp."""
         arrived_ns = time.monotonic_ns()
+        self._clock.note(now_ns, arrived_ns)
+        if topic == self.embodiment.instruction_topic:
+            with suppress(WireError):  # decisions on it will fail, and say why
+                self.pipeline.set_instruction(self._assembler.instruction(raw))
         news = self.buffer.push(topic, raw, arrived_ns, now_ns)
         complete_ns = self.buffer.complete_ts_ns()
         if complete_ns is None:
@@ -119,35 +125,37 @@ class DecisionLoop:
 
     def stop(self, now_ns: int) -> None:
         """Stop serving and bring the arm to rest within its limits; returns when it holds."""
-        if not self._outlet.shut():
-            return
-        period_s = 1.0 / self.embodiment.rate_hz
-        previous = None
-        pause = threading.Event()  # never set: a paced wait, not a sleep on the executor
-        for step in range(STOP_STEPS):
-            command = self.pipeline.hold(now_ns + round(step * period_s * 1e9), 'deactivated')
-            self._outlet.last_words(command)
-            if command.action is None or np.array_equal(command.action, previous):
-                return
-            previous = command.action
-            pause.wait(period_s)
+        if self._outlet.shut():
+            period_ns = round(1e9 / self.embodiment.rate_hz)
+            self._outlet.rest(
+                lambda step: self.pipeline.hold(now_ns + step * period_ns, 'deactivated'),
+                period_ns * 1e-9,
+            )
 
     def tick(self, now_ns: int) -> None:
         """Send what is due: one control period has come. now_ns: the clock of the stamps."""
         if not self._outlet.is_open or self._config.on_arrival:
             return
-        reason = self.buffer.hold_reason(time.monotonic_ns())
-        if reason:
-            self._hold(now_ns, reason)
-        else:
-            self._outlet.emit(self.pipeline.command(now_ns))
+        steady_ns = time.monotonic_ns()
+        self._clock.note(now_ns, steady_ns)
+        with self._failing_safe(now_ns):
+            reason = self.buffer.hold_reason(steady_ns, now_ns)
+            if reason:
+                self._hold(now_ns, reason)
+            else:
+                self._outlet.emit(self.pipeline.command(now_ns))
 
     def watch(self, now_ns: int) -> None:
         """Hold when no command went out for too long; for a timer on the steady clock."""
         steady_ns = time.monotonic_ns()
-        if self._outlet.is_open and steady_ns - self._outlet.sent_ns > self._silence_ns:
-            reason = self.buffer.hold_reason(steady_ns) or 'no new observation'
-            self._hold(now_ns, reason, answers=False)
+        self._clock.note(now_ns, steady_ns)
+        if not self._outlet.is_open or steady_ns - self._outlet.sent_ns <= self._silence_ns:
+            return
+        with self._failing_safe(now_ns):
+            reason = self.buffer.hold_reason(steady_ns, self._stamp_clock_ns())
+            if not self._config.on_arrival:  # else nothing waits for the node's clock
+                reason = self._clock.trouble(steady_ns, self._silence_ns) or reason
+            self._hold(now_ns, reason or 'no new observation', answers=False)
 
     def close(self) -> None:
         """End the inference thread, and with it all commands."""
@@ -159,19 +167,15 @@ class DecisionLoop:
 
     def key_values(self) -> dict[str, str]:
         """What there is to know, for a diagnostic message."""
-        last, verdict = self.last, self.verdict
-        ages = self.buffer.ages(time.monotonic_ns())
+        last, verdict = self.last or Command({}, None, 'idle'), self.verdict
         return {
-            'state': last.state if last is not None else 'idle',
-            'reason': last.reason if last is not None else '',
-            'instruction': verdict.instruction if verdict is not None else '',
+            **last.key_values(),
             'vl_score': f'{verdict.vl_score:.3f}' if verdict is not None else '',
             'decisions': str(self.decisions),
+            'delay_steps': str(self.pipeline.delay_steps),
             **self.decision_time.snapshot('decision'),
             **self.answer_time.snapshot('answer'),
-            **{f'age_{name}_s': f'{age:.3f}' for name, age in ages.items()},
-            **{f'late: {name}': str(n) for name, n in self.buffer.late.items() if n},
-            **{f'broken: {name}': str(n) for name, n in self.buffer.broken.items() if n},
+            **self.buffer.key_values(time.monotonic_ns()),
             **{k: str(n) for k, n in self.causes.snapshot('held: ').items()},
         }
 
@@ -185,7 +189,12 @@ class DecisionLoop:
                     return
                 arrived_ns = self._arrived_ns
             with self._deciding:
-                self._decide_safely(arrived_ns)
+                ts_ns = self.buffer.complete_ts_ns()
+                if ts_ns is None:  # `start` came in between
+                    continue
+                self._answered_ns = ts_ns
+                with self._failing_safe(ts_ns):
+                    self._decide(ts_ns, arrived_ns)
 
     def _is_due(self) -> bool:
         """Whether there is a complete observation that nobody has looked at yet."""
@@ -195,19 +204,20 @@ class DecisionLoop:
         if complete_ns is None or complete_ns == self._answered_ns:
             return False
         # what is too old by now is not decided on; newer frames will wake this thread
-        return not self.buffer.hold_reason(time.monotonic_ns())
+        return not self.buffer.hold_reason(time.monotonic_ns(), self._stamp_clock_ns())
 
-    def _decide_safely(self, arrived_ns: int) -> None:
-        ts_ns = self.buffer.complete_ts_ns()
-        if ts_ns is None:  # `start` came in between
-            return
-        self._answered_ns = ts_ns
+    def _stamp_clock_ns(self) -> int | None:
+        """What stamps are judged by; None where time is theirs, on arrival."""
+        return None if self._config.on_arrival else self._clock.now_ns
+
+    @contextmanager
+    def _failing_safe(self, ts_ns: int) -> Iterator[None]:
+        """What goes wrong inside is counted, logged, and answered with a hold."""
         try:
-            self._decide(ts_ns, arrived_ns)
-        except VlaError as error:
-            self._fail(ts_ns, error)
+            yield
         except Exception as error:  # noqa: BLE001 - a robot must not run on in silence
-            self._log(traceback.format_exc())
+            if not isinstance(error, VlaError):
+                self._log(traceback.format_exc())
             self._fail(ts_ns, error)
 
     def _decide(self, ts_ns: int, arrived_ns: int) -> None:
@@ -228,7 +238,7 @@ class DecisionLoop:
         cause = type(error).__name__
         reason = str(error) if isinstance(error, VlaError) else f'{cause}: {error}'
         if self.causes.add(cause) == 1:
-            self._log(f'no decision: {reason} (further ones are only counted)')
+            self._log(f'held: {reason} (further ones are only counted)')
         try:
             self._outlet.emit(self.pipeline.hold(ts_ns, reason))
         except Exception:  # noqa: BLE001 - the same; the watchdog goes on trying

@@ -7,7 +7,11 @@ import threading
 import time
 from typing import Any
 
+import numpy as np
+
 from vla_alignment_ros.control.pipeline import Command
+
+STOP_STEPS = 50  # at most so many commands to come to rest
 
 
 class CommandOutlet:
@@ -44,9 +48,12 @@ class CommandOutlet:
         return was
 
     def emit(self, command: Command, answers: bool = True) -> None:
-        """Send a command. answers: it is what `repeat` says again, and ends a silence."""
+        """Send a command. answers: it is what `repeat` says again, and ends a silence.
+
+        One that answers an earlier instruction than the last command did came too late.
+        """
         with self._lock:
-            if not self._open:
+            if not self._open or self._is_outdated(command):
                 return
             self.last = command
             if answers:
@@ -54,11 +61,19 @@ class CommandOutlet:
                 self.sent_ns = time.monotonic_ns()
             self._send(command)
 
-    def last_words(self, command: Command) -> None:
-        """Send a command although the outlet is shut."""
-        with self._lock:
-            self.last = command
-            self._send(command)
+    def rest(self, brake: Callable[[int], Command], period_s: float) -> None:
+        """Send brake(0), brake(1), … although the outlet is shut, until the arm holds."""
+        previous = None
+        pause = threading.Event()  # never set: a paced wait, not a sleep on the executor
+        for step in range(STOP_STEPS):
+            command = brake(step)
+            with self._lock:
+                self.last = command
+                self._send(command)
+            if command.action is None or np.array_equal(command.action, previous):
+                return
+            previous = command.action
+            pause.wait(period_s)
 
     def repeat(self) -> None:
         """Send the last answer again, if there is one."""
@@ -72,3 +87,6 @@ class CommandOutlet:
         with self._lock:
             if self._open:
                 function(value)
+
+    def _is_outdated(self, command: Command) -> bool:
+        return self.last is not None and command.instruction_id < self.last.instruction_id

@@ -214,7 +214,8 @@ def _pipeline_config(chosen: PolicyParameters, policy: Policy) -> PipelineConfig
         'hold': chosen.gate_hold if chosen.gate_hold >= 0.0 else calibration.hold,
         'candidates': chosen.candidates or None,
         'seed': chosen.seed,
-        'ensemble': chosen.ensemble,
+        'execution': chosen.execution,
+        'help_s': chosen.gate_help_s,
     }
     if not chosen.gate_enabled:
         config |= {'go': 0.0, 'hold': 0.0, 'confirm': 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vla_alignment_ros.control.executor import EXECUTIONS
 from vla_alignment_ros.nodes.parameters import parameter
 
 SPLITS = ('train', 'val', 'seen', 'unseen_objects', 'unseen_phrases', 'swapped', 'absent')
@@ -105,7 +106,12 @@ class PolicyParameters:
         0, "Seed of the candidates' noise; decision n after an instruction repeats.",
         low=0, high=2**31,
     )
-    ensemble: bool = parameter(False, 'Average the chunks that overlap, or the newest alone.')
+    execution: str = parameter(
+        'newest',
+        'Of chunks that overlap: the newest alone, the mean of all (ensemble), or the newest as a '
+        'continuation of the plan under way (realtime).',
+        choices=EXECUTIONS,
+    )
     gate_enabled: bool = parameter(
         True, 'Whether a low alignment score slows and holds the arm.', name='gate.enabled'
     )
@@ -116,6 +122,10 @@ class PolicyParameters:
     gate_hold: float = parameter(
         -1.0, "Score under which the arm holds; below 0: the checkpoint's.", name='gate.hold',
         low=-1.0, high=1.0,
+    )
+    gate_help_s: float = parameter(
+        3.0, 'The gate may hold for so long before a person is asked for help.',
+        name='gate.help_s', unit='s', low=0.0, high=3600.0,
     )
     watchdog_s: float = parameter(
         0.0,

@@ -116,6 +116,51 @@ def test_silence_of_one_source_makes_it_stale_and_names_it(buffer):
     assert buffer.hold_reason(310 * MS) == 'front is 0.31 s old (limit 0.30 s)'
 
 
+def test_a_frame_that_is_old_by_its_stamp_is_a_reason_to_hold(buffer):
+    push_all(buffer, 1000, 0)
+    assert buffer.hold_reason(50 * MS, now_ns=1150 * MS) == ''
+    reason = buffer.hold_reason(50 * MS, now_ns=1350 * MS)
+    assert 'front is 0.35 s old by its stamp (limit 0.30 s)' in reason
+    assert 'joint_states is 0.35 s old by its stamp (limit 0.20 s)' in reason
+
+
+def test_a_frame_from_before_the_clock_was_set_back_is_a_reason_to_hold(buffer):
+    push_all(buffer, 8000, 0)
+    assert "front is 7.90 s ahead of the node's clock" in buffer.hold_reason(0, now_ns=100 * MS)
+
+
+def test_a_silent_source_is_named_once(buffer):
+    push_all(buffer, 1000, 0)
+    push_all(buffer, 1400, 400)
+    buffer.push('front/image_raw', image(1800), 800 * MS)
+    reason = buffer.hold_reason(800 * MS, now_ns=1800 * MS)
+    assert reason.count('joint_states') == 1 and 'front' not in reason
+
+
+@pytest.mark.parametrize('apart_ms', [1_700_000_000_000, -1_700_000_000_000, 20_000])
+def test_a_clock_that_is_not_that_of_the_stamps_is_named(buffer, apart_ms):
+    push_all(buffer, 2_000_000_000_000, 0)
+    reason = buffer.hold_reason(0, now_ns=(2_000_000_000_000 + apart_ms) * MS)
+    assert f"the node's clock differ by {abs(apart_ms) // 1000} s: set use_sim_time" in reason
+    assert 'front, wrist, joint_states' in reason
+    assert buffer.hold_reason(0) == ''  # where commands carry the stamps, any clock will do
+
+
+def test_one_camera_with_a_clock_of_its_own_is_named_in_either_mode(buffer):
+    push_all(buffer, 1_000_000, 0)
+    buffer.push('front/image_raw', image(2_000_000), 0)
+    buffer.push('wrist/jpeg', image(2_000_000), 0)
+    assert 'the stamps of joint_states and each other differ by 1000 s' in buffer.hold_reason(0)
+    assert 'the stamps of joint_states and the node' in buffer.hold_reason(0, 2_000_000 * MS)
+
+
+def test_ages_and_counts_are_told_as_text(buffer):
+    push_all(buffer, 1000, 0)
+    buffer.push('joint_states', joints(950), 10 * MS)
+    values = buffer.key_values(50 * MS)
+    assert values['age_front_s'] == '0.050' and values['late: joint_states'] == '1'
+
+
 def test_a_source_without_a_limit_of_its_own_is_still_watched(buffer):
     push_all(buffer, 1000, 0)
     assert 'wrist' not in buffer.stale(500 * MS)

@@ -17,7 +17,7 @@ def gate(**settings) -> AlignmentGate:
 
 
 def states(gate: AlignmentGate, *values: float, instruction: str = 'lift it') -> list[str]:
-    return [gate.update(value, instruction) for value in values]
+    return [gate.update(value, instruction, 0) for value in values]
 
 
 def test_motion_starts_only_after_enough_good_scores_in_a_row():
@@ -77,12 +77,54 @@ def test_a_score_that_is_not_finite_holds_at_once_and_asks_for_confirmation(bad)
     assert states(g, bad, 0.9, 0.9) == ['hold', 'hold', 'go']
 
 
-def test_updates_in_hold_are_counted_for_a_cry_for_help():
-    g = gate()
-    states(g, *[0.1] * 7)
-    assert g.updates_in_hold == 7
+def scored(g, *values: float, start_s: float = 0.0, instruction: str = 'lift it') -> list[str]:
+    """What it asks for after each score; one per second."""
+    asked = []
+    for second, value in enumerate(values):
+        g.update(value, instruction, round((start_s + second) * 1e9))
+        asked.append(g.needs_help)
+    return asked
+
+
+def test_a_score_that_stays_low_asks_for_help_in_words():
+    *before, asked = scored(gate(help_s=3.0), 0.03, 0.03, 0.03, 0.03)
+    assert before == [''] * 3
+    assert asked == (
+        "the scene does not seem to contain what 'lift it' names (score 0.03, needs 0.60)"
+    )
+
+
+def test_after_the_first_motion_help_names_the_score_that_ends_the_hold():
+    g = gate(help_s=2.0)
     states(g, 0.9, 0.9)
-    assert g.updates_in_hold == 0
+    assert 'needs 0.35' in scored(g, *[0.1] * 5)[-1]
+
+
+def test_a_score_that_is_not_a_number_asks_for_help_too():
+    assert 'score nan' in scored(gate(help_s=1.0), math.nan, math.nan)[-1]
+
+
+def test_help_is_not_needed_any_more_once_the_gate_opens():
+    g = gate(help_s=1.0)
+    assert scored(g, 0.1, 0.1, 0.9, 0.9)[-1] == ''
+    assert scored(g, 0.1, 0.1, start_s=10.0)[-1] == ''  # a new hold begins to count
+
+
+def test_another_instruction_takes_the_cry_for_help_back():
+    g = gate(help_s=1.0)
+    assert scored(g, 0.1, 0.1)[-1]
+    assert scored(g, 0.1, start_s=2.0, instruction='push it') == ['']
+
+
+def test_a_pause_without_scores_does_not_count_as_a_low_score():
+    g = gate(help_s=3.0)
+    scored(g, 0.1, 0.1)
+    g.interrupt()
+    assert scored(g, 0.1, 0.1, start_s=5.0)[-1] == ''
+
+
+def test_good_scores_that_are_not_confirmed_yet_are_no_reason_for_help():
+    assert scored(gate(help_s=2.0, confirm=9), *[0.9] * 5)[-1] == ''
 
 
 @given(st.lists(st.tuples(scores, st.sampled_from('ab')), max_size=60))
@@ -90,7 +132,7 @@ def test_no_sequence_moves_without_confirmation_or_against_two_low_scores(update
     g = gate()
     history: list[tuple[float, str]] = []
     for score, instruction in updates:
-        state = g.update(score, instruction)
+        state = g.update(score, instruction, 0)
         history.append((score, instruction))
         if state == 'hold':
             continue
@@ -108,6 +150,7 @@ def test_no_sequence_moves_without_confirmation_or_against_two_low_scores(update
         {'go_threshold': math.nan, 'hold_threshold': 0.3},
         {'go_threshold': 0.6, 'hold_threshold': 0.3, 'confirm': 0},
         {'go_threshold': 0.6, 'hold_threshold': 0.3, 'hysteresis': -0.1},
+        {'go_threshold': 0.6, 'hold_threshold': 0.3, 'help_s': -1.0},
     ],
 )
 def test_thresholds_that_make_no_sense_are_refused(arguments):

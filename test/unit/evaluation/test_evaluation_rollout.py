@@ -46,7 +46,7 @@ class NoisyPolicy(ExpertAsPolicy):
 
 def roll(policy, splits, episodes=1, seed=0, film=False, max_steps=120):
     limits = EpisodeLimits(max_steps=max_steps, hold_steps=12)
-    config = PipelineConfig(ensemble=False)
+    config = PipelineConfig()
     with InProcessRunner(Embodiment.load('tabletop'), policy, config, limits, film) as runner:
         policy.world = runner.world
         return list(run_plan(runner, plan_splits(splits, episodes, seed)))
