@@ -5,6 +5,15 @@ x_t = (1 − t)·noise + t·chunk. The network predicts the clean chunk x_1 inst
 the velocity is (x_1 − x_t)/(1 − t). At t = 0 this is plain regression, so few samples suffice to
 learn the mean motion, while different noise still gives different candidates.
 
+Real-time chunking (Black, Galliker, Levine 2025, arXiv:2506.07339) asks for a chunk that goes on
+from the plan under way. There the network predicts velocities, so the plan can pull at the
+estimate of the clean chunk only by a gradient through the network (pseudo-inverse guidance). Ours
+predicts the clean chunk itself, so we inpaint: in each step the prediction is replaced by its
+weighted mean with the plan, under the same soft mask. A frozen row (weight 1) thereby travels
+exactly on the straight path to its planned value, as in training, and the free rows see it there
+through self-attention; the last step makes frozen rows equal the plan. No gradient, no clipping
+of guidance weights, and the cost of a decision stays the same.
+
 Shapes: B batch, M context tokens, H horizon, K candidates, D width; A = 7.
 """
 
@@ -92,13 +101,20 @@ class FlowActionHead(nn.Module):
         condition: torch.Tensor,
         noise: torch.Tensor,
         steps: int = 4,
+        plan: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Integrate `noise` (K, H, 7) for one observation (context (1, M, D)) → (K, H, 7)."""
+        """Integrate `noise` (K, H, 7) for one observation (context (1, M, D)) → (K, H, 7).
+
+        plan: what to go on from, normalised, and its weight 0…1, (H, 7) each; see the module.
+        """
         memory = self.decoder.remember(context, padding)
         x = noise.to(context.dtype)
         for step in range(steps):
             t = torch.full((1,), step / steps, dtype=x.dtype, device=x.device)
             clean = self.out(self.decoder.recall(self._asked(x, t, condition), memory))
+            if plan is not None:
+                planned, weight = plan
+                clean = clean + weight * (planned - clean)
             # one Euler step of the straight path; the last one lands on the prediction
             x = x + (clean - x) / (steps - step)
         return x

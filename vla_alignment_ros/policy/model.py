@@ -243,9 +243,21 @@ class VlaModel(nn.Module):
 
     # -- inference ------------------------------------------------------------------------------
 
-    def candidates(self, scene: Scene, noise: torch.Tensor, steps: int) -> torch.Tensor:
-        """K chunks for one scene: noise (K, H, 7) → (K, H, 7) in physical units."""
-        chunks = self.head.sample(scene.context, scene.padding, scene.condition, noise, steps)
+    def candidates(
+        self,
+        scene: Scene,
+        noise: torch.Tensor,
+        steps: int,
+        plan: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """K chunks for one scene: noise (K, H, 7) → (K, H, 7) in physical units.
+
+        plan: physical actions to go on from and their weight, (H, 7) each.
+        """
+        if plan is not None:
+            plan = (self.normalizer.action(plan[0]).to(scene.context.dtype), plan[1])
+        context = (scene.context, scene.padding, scene.condition)
+        chunks = self.head.sample(*context, noise, steps, plan)
         return self.normalizer.denormalize_action(chunks.float())
 
     def verify(self, scene: Scene, chunks: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vla_alignment_ros.control.codecs import gripper_index
+from vla_alignment_ros.control.continuation import Continuation
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.encoders.language import spoken_words, tokenize
 from vla_alignment_ros.errors import ConfigError
@@ -64,6 +66,7 @@ class Policy:
         self.embodiment: Embodiment = checkpoint.embodiment
         self.calibration: Calibration = checkpoint.calibration
         self.flow_steps = flow_steps
+        self._gripper = gripper_index(self.embodiment)
         self._model = checkpoint.model.to(self.device).eval()
         self._sentences: OrderedDict[str, Instruction] = OrderedDict()
 
@@ -109,6 +112,7 @@ class Policy:
         candidates: int = 1,
         seed: int | None = None,
         grounding: bool = False,
+        plan: Continuation | None = None,
     ) -> Decision:
         """Decide on one observation.
 
@@ -118,11 +122,18 @@ class Policy:
                 from the noise's mean, so K = 1 is the deterministic policy.
             seed: of the other candidates' noise; None draws fresh noise.
             grounding: also compute per-word heat-maps.
+            plan: what is planned from the observation's stamp on; every candidate goes on from
+                it, its frozen rows are kept to the bit (see `policy.head`).
         """
         start = time.perf_counter()
         scene = self._read(observation)
         noise = self._noise(candidates, seed)
-        chunks = self._model.candidates(scene, noise, self.flow_steps)  # (K, H, 7)
+        over = None
+        if plan is not None:
+            planned, weights = plan.over(self.horizon, self._gripper)
+            over = (torch.from_numpy(planned).to(self.device),
+                    torch.from_numpy(weights).to(self.device))  # fmt: skip
+        chunks = self._model.candidates(scene, noise, self.flow_steps, over)  # (K, H, 7)
         scores = self._model.verify(scene, chunks).float()  # (K,)
         best = int(scores.argmax()) if candidates > 1 else 0
         raw = self._model.alignment.vision_language(scene.vision, scene.language).float()
@@ -135,9 +146,17 @@ class Policy:
             keyframe = keyframe.cpu().numpy()
         heat = self._grounding(scene, observation.instruction) if grounding else {}
         actions = chunks[best].cpu().numpy().astype(np.float32)
+        frozen = None
+        if plan is not None:
+            frozen = min(plan.frozen, self.horizon)
+            actions[:frozen] = plan.actions[:frozen]  # units there and back cost a rounding
         return Decision(
             ActionChunk(
-                observation.ts_ns, actions, self.embodiment.rate_hz, observation.instruction
+                observation.ts_ns,
+                actions,
+                self.embodiment.rate_hz,
+                observation.instruction,
+                frozen,
             ),
             vl_score,
             float(scores[best]),
