@@ -21,7 +21,7 @@ from vla_alignment_ros.errors import VlaError
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'bench' / 'results.json'
 PAGE = ROOT / 'docs' / 'performance.md'
-NEEDS_CHECKPOINT = ('P1', 'P3')
+NEEDS_CHECKPOINT = ('P1', 'P3', 'P14')
 
 
 @dataclass(frozen=True)

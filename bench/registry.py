@@ -18,6 +18,7 @@ ROWS = {
     'P10': 'bench.bag_memory',
     'P12': 'bench.joint_batch',
     'P13': 'bench.negative_mining',
+    'P14': 'bench.candidates',
 }
 
 
