@@ -65,5 +65,7 @@ class DualEncoder(AlignmentStrategy):
 
     def _logits(self, vision: VisionFeatures, queries: torch.Tensor) -> torch.Tensor:
         """(B, Q, E) queries → (B, Q, N)."""
-        regions = F.normalize(self.project_scene(vision.tokens, vision), dim=-1)  # (B, N, E)
+        regions = vision.once(
+            self, lambda seen: F.normalize(self.project_scene(seen.tokens, seen), dim=-1)
+        )  # (B, N, E)
         return REGION_SHARPNESS * F.normalize(queries, dim=-1) @ regions.transpose(1, 2)

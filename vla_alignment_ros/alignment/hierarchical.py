@@ -102,8 +102,10 @@ class HierarchicalAlignment(AlignmentStrategy):
         return F.normalize(self.language[name](features), dim=-1), share
 
     def _level(self, name: str, vision: VisionFeatures, language: LanguageFeatures) -> Level:
-        scene = vision.pooled.unsqueeze(1) if name == 'global' else vision.tokens
-        regions = F.normalize(self.vision[name](scene), dim=-1)
+        if name == 'global':
+            regions = F.normalize(self.vision[name](vision.pooled.unsqueeze(1)), dim=-1)
+        else:
+            regions = self._regions(name, vision)
         return Level(regions, *self._queries(name, language))
 
     # -- scores ---------------------------------------------------------------------------------
@@ -154,8 +156,13 @@ class HierarchicalAlignment(AlignmentStrategy):
 
     def _cosines(self, name: str, vision: VisionFeatures, queries: torch.Tensor) -> torch.Tensor:
         """(B, Q, E) queries against every image token → (B, Q, N), on the global level too."""
-        regions = F.normalize(self.vision[name](vision.tokens), dim=-1)  # (B, N, E)
-        return queries @ regions.transpose(1, 2)
+        return queries @ self._regions(name, vision).transpose(1, 2)
+
+    def _regions(self, name: str, vision: VisionFeatures) -> torch.Tensor:
+        projection = self.vision[name]
+        return vision.once(
+            projection, lambda seen: F.normalize(projection(seen.tokens), dim=-1)
+        )  # (B, N, E)
 
     def _combine(self, levels: dict[str, torch.Tensor]) -> torch.Tensor:
         return sum(self.weights[name] * value for name, value in levels.items())

@@ -77,6 +77,22 @@ def test_a_score_does_not_depend_on_what_else_is_in_the_batch(strategy, towers):
     )
 
 
+def test_a_scene_read_with_two_sentences_projects_its_regions_once(strategy, towers):
+    inputs = make_inputs(towers)
+    tokens, seen = inputs.vision.tokens.shape, []
+
+    def note(_module, given):
+        seen.extend([1] * (given[0].shape == tokens))
+
+    for module in strategy.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(note)
+    strategy.sentence_regions(inputs.vision, inputs.language)
+    first = len(seen)
+    strategy.sentence_regions(inputs.vision, inputs.language.rows(torch.arange(5, -1, -1)))
+    assert len(seen) == first > 0
+
+
 def test_padding_does_not_change_a_score(strategy, towers):
     inputs = make_inputs(towers)
     longer = torch.nn.functional.pad(inputs.language.ids, (0, 3))
