@@ -41,6 +41,8 @@ Splits: """ + ''.join(
 With --alignment nothing moves: it is measured what the checkpoint takes words and pictures to
 mean (retrieval, zero-shot, grounding, calibration), on scenes of the splits seen, unseen_objects
 and absent.
+
+With --calibrate the gate is calibrated anew on your own episodes. The weights stay as they are.
 """
 
 
@@ -78,6 +80,13 @@ class Options:
     """Folder for the nodes' logs; without it they are shown only if a node fails."""
     alignment: bool = False
     """Measure the alignment instead of running episodes; --splits does not apply."""
+    calibrate: Annotated[tuple[Path, ...], tyro.conf.arg(metavar='PATH …')] = ()
+    """Folders of recorded episodes: calibrate the alignment score and the gate's thresholds on
+    them, and show what old and new ones do; --splits and --episodes do not apply."""
+    out: OptionalPath = None
+    """With --calibrate: folder for a copy of the checkpoint with the new calibration."""
+    in_place: bool = False
+    """With --calibrate: write the new calibration into the checkpoint itself."""
     training_logs: OptionalPath = None
     """Folder with the run's TensorBoard files; if not given, the one beside the checkpoint."""
 
@@ -194,6 +203,22 @@ def connect(domain_id: int, check: object, film_topic: str | None) -> object:
 
 def run(options: Options) -> int:
     console = Console()
+    if not options.calibrate and (options.out is not None or options.in_place):
+        raise ConfigError('--out and --in-place belong to --calibrate')
+    if options.calibrate:
+        from vla_alignment_ros.cli import calibration_run
+
+        _make_folders(options)
+        return calibration_run.run(
+            console,
+            options.checkpoint,
+            options.calibrate,
+            options.seed,
+            options.device,
+            options.json,
+            options.out,
+            options.in_place,
+        )
     if options.alignment:
         from vla_alignment_ros.cli import alignment_run
 

@@ -8,6 +8,8 @@ what is wrong, so a bad checkpoint never half-loads.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import dataclasses
 from dataclasses import dataclass, field
 import json
@@ -67,8 +69,6 @@ class Checkpoint:
 
 def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Path:
     """Write the folder whole or not at all; an existing one is replaced at the last moment."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     config = {
         'format': FORMAT,
         'embodiment': checkpoint.embodiment.to_dict(),
@@ -78,14 +78,48 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Path:
         'training': checkpoint.training,
         'metrics': checkpoint.metrics,
     }
-    temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
-    try:
+    folder = Path(folder)
+    with _whole_or_not(folder) as temporary:
         state = checkpoint.model.state_dict()
         weights = {name: t.detach().cpu().contiguous() for name, t in state.items()}
         save_file(weights, str(temporary / WEIGHTS))
-        text = json.dumps(config, indent=1, sort_keys=True)
-        (temporary / CONFIG).write_text(text + '\n', encoding='utf-8')
+        _write_config(config, temporary)
         checkpoint.tokenizer.save(str(temporary / TOKENIZER))
+    return folder
+
+
+def save_recalibrated(
+    source: str | Path, folder: str | Path, calibration: Calibration, note: dict[str, Any]
+) -> Path:
+    """A copy of a checkpoint folder with another calibration; whole or not at all.
+
+    Weights and tokenizer are copied byte by byte. `folder` may be `source` itself. The note, of
+    where the calibration comes from, is kept as `training.calibrated`.
+
+    Raises:
+        CheckpointError: the source cannot be read, or the copy cannot be written.
+    """
+    source, folder = Path(source), Path(folder)
+    config = _read_config(source)
+    config['calibration'] = dataclasses.asdict(calibration)
+    config['training'] = {**config.get('training', {}), 'calibrated': note}
+    try:
+        with _whole_or_not(folder) as temporary:
+            for name in (WEIGHTS, TOKENIZER):
+                shutil.copyfile(source / name, temporary / name)
+            _write_config(config, temporary)
+    except OSError as error:
+        raise CheckpointError(f'cannot write {folder}: {error}') from error
+    return folder
+
+
+@contextmanager
+def _whole_or_not(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which takes its place if nothing is raised."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
+    try:
+        yield temporary
         temporary.chmod(0o755)
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.old.', dir=folder.parent))
@@ -96,7 +130,11 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Path:
             os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+
+
+def _write_config(config: dict[str, Any], folder: Path) -> None:
+    text = json.dumps(config, indent=1, sort_keys=True)
+    (folder / CONFIG).write_text(text + '\n', encoding='utf-8')
 
 
 def load_checkpoint(folder: str | Path, device: str | torch.device = 'cpu') -> Checkpoint:
@@ -107,20 +145,7 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = 'cpu') -> C
             fit the config; the message names them.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f'checkpoint folder not found: {folder}')
-    missing = [name for name in (WEIGHTS, CONFIG, TOKENIZER) if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(f'checkpoint {folder} lacks {", ".join(missing)}')
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f'{folder / CONFIG} is not valid JSON: {error}') from error
-    version = config.get('format') if isinstance(config, dict) else None
-    if version != FORMAT:
-        raise CheckpointError(
-            f'{folder / CONFIG} has format {version!r}; this version reads format {FORMAT}'
-        )
+    config = _read_config(folder)
     try:
         embodiment = Embodiment.from_dict(config['embodiment'])
         statistics = DataStatistics(**config['statistics'])
@@ -148,6 +173,25 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = 'cpu') -> C
         config.get('training', {}),
         config.get('metrics', {}),
     )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The config of a folder that has all files. Raises CheckpointError."""
+    if not folder.is_dir():
+        raise CheckpointError(f'checkpoint folder not found: {folder}')
+    missing = [name for name in (WEIGHTS, CONFIG, TOKENIZER) if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f'checkpoint {folder} lacks {", ".join(missing)}')
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f'{folder / CONFIG} is not valid JSON: {error}') from error
+    version = config.get('format') if isinstance(config, dict) else None
+    if version != FORMAT:
+        raise CheckpointError(
+            f'{folder / CONFIG} has format {version!r}; this version reads format {FORMAT}'
+        )
+    return config
 
 
 def _weights(path: Path, model: VlaModel) -> dict[str, torch.Tensor]:

@@ -85,10 +85,16 @@ class Notes:
         about = {k: getattr(self, k)[text] for k in ('group', 'referent', 'task', 'named')}
         known = (about['named'] > 0).unsqueeze(0)  # (1, B) of the sentence
         there = self.holds[raw['episode']][:, about['named'].clamp_min(0)]  # (scene, sentence)
-        same = about['referent'].unsqueeze(1) == about['referent'].unsqueeze(0)
+        # sentences that mean the same name the same, noted or not
+        same = _pairs(about['referent']) | _pairs(about['group'])
         present = same | (there & known)
         known = {'names': self.names, 'untold': self.untold, 'colours': self.colours}
         return {**about, 'present': present, **known}
+
+
+def _pairs(ids: torch.Tensor) -> torch.Tensor:
+    """(B,) ids → (B, B) bool: which rows have the same one."""
+    return ids.unsqueeze(1) == ids.unsqueeze(0)
 
 
 def mislabelled(dataset: DemonstrationDataset, share: float, seed: int) -> torch.Tensor:

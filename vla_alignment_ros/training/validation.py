@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 import torch
 
+from vla_alignment_ros.encoders.vision import VisionFeatures
 from vla_alignment_ros.policy.checkpoint import Calibration
 from vla_alignment_ros.policy.hindsight import FAR_M
-from vla_alignment_ros.policy.model import VlaModel
+from vla_alignment_ros.policy.model import Instruction, VlaModel
 from vla_alignment_ros.training.batches import BatchStream
 
 # Shares of matched moments that may fall below the gate's thresholds. A false hold ends a task
@@ -22,6 +25,85 @@ GO_MISSED = 0.02
 EVEN_ODDS = 0.5  # what is more likely to fit than not may begin
 
 
+@dataclass(frozen=True)
+class GateScores:
+    """Raw vision–language scores of the kinds of moments that the gate has to tell apart."""
+
+    matched: np.ndarray  # (M,) approaches with their own sentence
+    mismatched: np.ndarray  # (N,) approaches with one that names what is not known to be there
+    everywhere: np.ndarray  # (T,) any moment with its own sentence
+
+    @classmethod
+    def join(cls, parts: Sequence[GateScores]) -> GateScores:
+        """All of them together."""
+        return cls(
+            np.concatenate([part.matched for part in parts]),
+            np.concatenate([part.mismatched for part in parts]),
+            np.concatenate([part.everywhere for part in parts]),
+        )
+
+    def calibrate(self) -> Calibration:
+        """See the function of that name."""
+        return calibrate(self.matched, self.mismatched, self.everywhere)
+
+    def figures(self, calibration: Calibration) -> dict[str, float]:
+        """What a gate with that calibration does to these moments; empty without both kinds.
+
+        `vl_auroc`: how often an own sentence scores higher than a wrong one. Shares of matched
+        approaches below the go threshold (`gate_refused`), of moments below the hold threshold
+        (`gate_false_hold`), of mismatched approaches above the go threshold (`gate_false_go`).
+        """
+        if not len(self.matched) or not len(self.mismatched):
+            return {}
+        c = calibration
+        labels = np.r_[np.ones(len(self.matched)), np.zeros(len(self.mismatched))]
+        matched, mismatched, everywhere = (
+            1 / (1 + np.exp(-(c.slope * raw + c.offset)))
+            for raw in (self.matched, self.mismatched, self.everywhere)
+        )
+        return {
+            'vl_auroc': float(roc_auc_score(labels, np.r_[self.matched, self.mismatched])),
+            'gate_refused': float(np.mean(matched < c.go)),
+            'gate_false_hold': float(np.mean(everywhere < c.hold)),
+            'gate_false_go': float(np.mean(mismatched >= c.go)),
+        }
+
+
+def gate_scores(
+    model: VlaModel,
+    vision: VisionFeatures,
+    sentences: Instruction,
+    batch: dict[str, Any],
+    other: torch.Tensor,
+) -> GateScores:
+    """Scores of a batch's scenes with their own sentences and with those of the rows `other`.
+
+    A row counts as mismatched where what the other sentence names is not known to be there.
+    """
+    row, early = batch['sentence'], batch['approach']
+    absent = ~batch['present'].gather(1, other.unsqueeze(1)).squeeze(1)  # (B,)
+    score = model.alignment.vision_language
+    own = score(vision, sentences.language.rows(row)).float()
+    wrong = score(vision, sentences.language.rows(row[other])).float()
+    parts = (own[early], wrong[absent & early], own)
+    return GateScores(*(part.cpu().numpy() for part in parts))
+
+
+@torch.no_grad()
+def measure_gate(
+    model: VlaModel, stream: BatchStream, seed: int, device: torch.device
+) -> GateScores:
+    """The scores of all batches of one epoch; the model must be on the device, in eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for step in range(stream.per_epoch):
+        batch = to_device(stream.at(step), device)
+        other = torch.randperm(len(batch['sentence']), generator=generator).to(device)
+        vision, sentences = model.vision(batch['images']), model.listen(batch['ids'])
+        parts.append(gate_scores(model, vision, sentences, batch, other))
+    return GateScores.join(parts)
+
+
 @torch.no_grad()
 def validate(
     model: VlaModel, stream: BatchStream, batches: int, seed: int, device: torch.device
@@ -30,22 +112,20 @@ def validate(
 
     Returns metrics: `action_l1` (normalised, of the deterministic chunk), `gripper_accuracy`,
     `keyframe_mm` and `keyframe_within_3cm` (horizontal error
-    where the hand is still far from it), `vl_auroc` (an approach's own sentence against
-    one from the same batch that names what is not known to be there), `swap_sensitivity` (mean
+    where the hand is still far from it), `swap_sensitivity` (mean
     change of the first action when the sentence is swapped, in units of the mean action size),
-    `gate_false_go` (share of such mismatched approaches above the go threshold).
+    and what the gate does to these moments (`GateScores.figures`).
     """
     model.eval()
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, list[float]] = {}
-    everywhere, matched, mismatched = [], [], []
+    scores: list[GateScores] = []
     for step in range(min(batches, stream.per_epoch)):
         batch = to_device(stream.at(step), device)
         row = batch['sentence']
         sentences = model.listen(batch['ids'])
         other = torch.randperm(len(row), generator=generator).to(device)
         differs = batch['referent'] != batch['referent'][other]
-        absent = ~batch['present'].gather(1, other.unsqueeze(1)).squeeze(1)
         scene = model.read(batch['images'], batch['state'], sentences.rows(row))
         chunk = _deterministic(model, scene)
         swapped_scene = model.read(
@@ -72,20 +152,11 @@ def validate(
                 values['keyframe_within_3cm'] = (miss[far] < 30).float().mean()
         for name, value in values.items():
             sums.setdefault(name, []).append(float(value))
-        own = model.alignment.vision_language(scene.vision, scene.language)
-        wrong = model.alignment.vision_language(scene.vision, swapped_scene.language)
-        early = batch['approach']
-        everywhere.append(own.float().cpu().numpy())
-        matched.append(own.float()[early].cpu().numpy())
-        mismatched.append(wrong.float()[absent & early].cpu().numpy())
+        scores.append(gate_scores(model, scene.vision, sentences, batch, other))
     metrics = {name: float(np.nanmean(v)) for name, v in sums.items() if not np.isnan(v).all()}
-    good, bad = np.concatenate(matched), np.concatenate(mismatched)
-    calibration = calibrate(good, bad, np.concatenate(everywhere))
-    if len(good) and len(bad):
-        labels = np.r_[np.ones(len(good)), np.zeros(len(bad))]
-        metrics['vl_auroc'] = float(roc_auc_score(labels, np.r_[good, bad]))
-        probability = 1 / (1 + np.exp(-(calibration.slope * bad + calibration.offset)))
-        metrics['gate_false_go'] = float(np.mean(probability >= calibration.go))
+    found = GateScores.join(scores)
+    calibration = found.calibrate()
+    metrics |= found.figures(calibration)
     return metrics, calibration
 
 
