@@ -1,0 +1,115 @@
+"""The SROS 2 policy allows what the nodes really use in the graph, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from xml.etree import ElementTree
+
+import pytest
+
+from vla_alignment_ros.embodiment import package_path
+from vla_alignment_ros.nodes.expert_node import ExpertNode
+from vla_alignment_ros.nodes.policy_node import PolicyNode
+from vla_alignment_ros.nodes.simulator_node import SimulatorNode
+from vla_alignment_ros.nodes.training_node import TrainingNode
+
+POLICY = package_path('config', 'security', 'policy.xml')
+# (element, attribute) -> how a node is asked for what it uses
+USES = {
+    ('topics', 'publish'): 'get_publisher_names_and_types_by_node',
+    ('topics', 'subscribe'): 'get_subscriber_names_and_types_by_node',
+    ('services', 'reply'): 'get_service_names_and_types_by_node',
+    ('services', 'request'): 'get_client_names_and_types_by_node',
+}
+# Schema 0.2.0: what an element may hold, and which attributes it must and may have.
+CHILDREN = {
+    'policy': {'enclaves'},
+    'enclaves': {'enclave'},
+    'enclave': {'profiles'},
+    'profiles': {'profile'},
+    'profile': {'topics', 'services'},
+    'topics': {'topic'},
+    'services': {'service'},
+}
+ATTRIBUTES = {
+    'policy': {'version'},
+    'enclave': {'path'},
+    'profile': {'ns', 'node'},
+}
+
+
+def profiles() -> Iterator[tuple[str, ElementTree.Element]]:
+    """(enclave, profile) of the whole file."""
+    for enclave in ElementTree.parse(POLICY).iter('enclave'):
+        for profile in enclave.iter('profile'):
+            yield enclave.get('path'), profile
+
+
+def allowed(enclave: str) -> dict[tuple[str, str], set[str]]:
+    """What the enclave's nodes may use, by the fully qualified name."""
+    found = {use: set() for use in USES}
+    for path, profile in profiles():
+        if path == enclave:
+            for rules in profile:
+                for attribute, qualifier in rules.attrib.items():
+                    assert qualifier == 'ALLOW'
+                    names = {_absolute(profile, item.text) for item in rules}
+                    assert not names & found[rules.tag, attribute], 'named twice'
+                    found[rules.tag, attribute] |= names
+    return found
+
+
+def _absolute(profile: ElementTree.Element, name: str) -> str:
+    namespace = profile.get('ns').rstrip('/')
+    if name.startswith('/'):
+        return name
+    if name.startswith('~/'):
+        return f'{namespace}/{profile.get("node")}{name[1:]}'
+    return f'{namespace}/{name}'
+
+
+def used(node) -> dict[tuple[str, str], set[str]]:
+    """What a node has in the graph now."""
+    name, namespace = node.get_name(), node.get_namespace()
+    return {
+        use: {topic for topic, _ in getattr(node, method)(name, namespace)}
+        for use, method in USES.items()
+    }
+
+
+def test_the_file_keeps_to_the_schema():
+    for element in ElementTree.parse(POLICY).iter():
+        assert {child.tag for child in element} <= CHILDREN.get(element.tag, set())
+        if element.tag in ('topics', 'services'):
+            assert len(element.attrib) == 1 and (element.tag, *element.attrib) in USES
+        else:
+            assert set(element.attrib) == ATTRIBUTES.get(element.tag, set())
+        if element.tag in ('topic', 'service'):
+            assert element.text == element.text.strip() != ''
+        else:
+            assert len(element), f'{element.tag} is empty'
+    assert ElementTree.parse(POLICY).getroot().get('version') == '0.2.0'
+
+
+def test_every_node_has_an_enclave_of_its_own():
+    names = ('policy_node', 'training_node', 'simulator_node', 'expert_node')
+    found = [(path, profile.get('node'), profile.get('ns')) for path, profile in profiles()]
+    assert found == [(f'/vla_alignment_ros/{name}', name, '/') for name in names]
+
+
+@pytest.mark.parametrize('kind', [PolicyNode, TrainingNode, SimulatorNode, ExpertNode])
+def test_a_node_is_allowed_exactly_what_it_uses(ros, checkpoint, tmp_path, kind):
+    given = {
+        PolicyNode: {'checkpoint': str(checkpoint), 'use_sim_time': True},
+        TrainingNode: {'folder': str(tmp_path), 'use_sim_time': True},
+        SimulatorNode: {'reset_on_start': False},  # it is the clock
+        ExpertNode: {'use_sim_time': True},
+    }
+    node = ros.add(kind, **given[kind])
+    if hasattr(node, 'bring_up'):
+        assert node.bring_up(), node.last_error
+    rules = allowed(f'/vla_alignment_ros/{node.get_name()}')
+    found = used(node)
+    for use in USES:
+        assert found[use] == rules[use], f'{node.get_name()}: {" ".join(use)}'
+    assert found['topics', 'publish'] and found['services', 'reply']  # the graph did answer
