@@ -23,7 +23,7 @@ import yaml
 
 from vla_alignment_ros.calibration import Pinhole
 from vla_alignment_ros.errors import EmbodimentError
-from vla_alignment_ros.fields import build, is_number, normalise
+from vla_alignment_ros.fields import build, differences, is_number, normalise
 from vla_alignment_ros.resources import package_path as package_path
 from vla_alignment_ros.resources import resolve_resource as resolve_resource
 
@@ -190,6 +190,10 @@ class Embodiment:
         """SHA-256 of the canonical description: equal exactly when the embodiments are equal."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def differences(self, other: Embodiment) -> list[str]:
+        """What `other` says differently, a line a field: 'rate_hz is 20.0 instead of 10.0'."""
+        return differences(self.to_dict(), other.to_dict())
 
     # -- topics ---------------------------------------------------------------------------------
 

@@ -75,3 +75,22 @@ def _floats(value: Any) -> Any:
 def is_number(value: Any) -> bool:
     """A number that is none of bool and NaN."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
+def differences(mine: Mapping[str, Any], other: Mapping[str, Any], where: str = '') -> list[str]:
+    """What `other` says differently, a line a value: 'cameras[0].topic is … instead of …'."""
+    found = []
+    for key in dict.fromkeys((*mine, *other)):
+        name = f'{where}.{key}' if where else key
+        found += _difference(mine.get(key), other.get(key), name)
+    return found
+
+
+def _difference(mine: Any, other: Any, name: str) -> list[str]:
+    if isinstance(mine, Mapping) and isinstance(other, Mapping):
+        return differences(mine, other, name)
+    both = isinstance(mine, list) and isinstance(other, list) and len(mine) == len(other)
+    if both and any(isinstance(item, Mapping) for item in mine):
+        pairs = enumerate(zip(mine, other))
+        return [line for i, pair in pairs for line in _difference(*pair, f'{name}[{i}]')]
+    return [] if mine == other else [f'{name} is {other!r} instead of {mine!r}']

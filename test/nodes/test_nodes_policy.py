@@ -8,89 +8,15 @@ import time
 
 import numpy as np
 import pytest
+from tabletop_robot import moves, NODE, PATIENCE_S, Robot, start, STATUS, STEP, T0, TWIST
 
 from vla_alignment_ros import wire
-from vla_alignment_ros.control.codecs import make_codec
-from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.nodes.policy_node import CHUNK_TOPIC, PolicyNode, SCORE_TOPIC, SCORES
-from vla_alignment_ros.nodes.qos import latched
 from vla_alignment_ros.nodes.simulator_node import SimulatorNode
-
-NODE = 'policy_node'
-TWIST, GRIPPER = 'servo/delta_twist_cmds', 'gripper/command'
-STATUS = 'diagnostic_msgs/msg/DiagnosticStatus'
-T0, STEP = 5_000_000_000, 100_000_000
-PATIENCE_S = 30.0
-
-
-class Robot:
-    """A tabletop's sensors, and ears for its commands."""
-
-    def __init__(self, ros) -> None:
-        self.ros = ros
-        self.embodiment = Embodiment.load('tabletop')
-        self.codec = make_codec(self.embodiment)
-        kinds = self.embodiment.observation_topics()
-        self.outputs = {
-            topic: ros.speak(topic, kind, latched() if topic == 'instruction' else None)
-            for topic, kind in kinds.items()
-        }
-        self.twists = ros.listen(TWIST, 'geometry_msgs/msg/TwistStamped')
-        self.grippers = ros.listen(GRIPPER, 'std_msgs/msg/Float64')
-
-    def matched(self) -> None:
-        for output in self.outputs.values():
-            self.ros.matched(output)
-
-    def say(self, text: str = 'pick up the red cube') -> None:
-        self.outputs['instruction'].publish(wire.encode_string(text))
-
-    def show(self, ts_ns: int, but: tuple[str, ...] = ()) -> None:
-        rng = np.random.default_rng(ts_ns % 1000)
-        for camera in self.embodiment.cameras:
-            if camera.name not in but:
-                pixels = rng.integers(0, 255, (camera.height, camera.width, 3), np.uint8)
-                raw = wire.encode_image(pixels, ts_ns, camera.name)
-                self.outputs[camera.topic].publish(raw)
-        if 'joint_states' not in but:
-            names = (*self.embodiment.joint_names, 'finger_joint')
-            position = np.array([0, 0.3, 0, -1.8, 0, 2.1, 0.8, 0.04])
-            raw = wire.encode_joint_state(ts_ns, names, position)
-            self.outputs['joint_states'].publish(raw)
-
-    def twist(self, ts_ns: int) -> wire.TwistSample:
-        """The twist with that stamp, once it came."""
-
-        def find(raws):
-            samples = map(wire.decode_twist_stamped, raws)
-            return [s for s in samples if s.ts_ns == ts_ns]
-
-        return self.twists.wait_for(find)[-1]
-
-    def stamps(self) -> list[int]:
-        return [wire.decode_twist_stamped(raw).ts_ns for raw in self.twists.messages]
-
-
-def _start(ros, checkpoint: Path, **parameters) -> tuple[Robot, PolicyNode]:
-    robot = Robot(ros)
-    # without the gate the first decision moves: the gate wants its score confirmed
-    parameters = {'gate.enabled': False, **parameters}
-    # what is shown is shown once: on a busy machine it must not count as old before it is seen
-    parameters.setdefault('watchdog_s', PATIENCE_S)
-    node = ros.add(PolicyNode, checkpoint=str(checkpoint), **parameters)
-    assert node.bring_up(), node.last_error
-    robot.matched()
-    for topic in (TWIST, GRIPPER):
-        ros.until(lambda topic=topic: ros.client.count_publishers(topic) == 1, topic)
-    return robot, node
-
-
-def _moves(sample: wire.TwistSample) -> bool:
-    return bool(np.any(sample.linear) or np.any(sample.angular))
 
 
 def test_on_arrival_every_complete_observation_gets_one_command_with_its_stamp(ros, checkpoint):
-    robot, node = _start(ros, checkpoint, act_on_arrival=True)
+    robot, node = start(ros, checkpoint, act_on_arrival=True)
     scores = ros.listen(NODE + SCORE_TOPIC[1:], 'std_msgs/msg/Float64MultiArray', raw=False)
     chunks = ros.listen(NODE + CHUNK_TOPIC[1:], 'trajectory_msgs/msg/JointTrajectory')
     for topic in (SCORE_TOPIC, CHUNK_TOPIC):
@@ -98,7 +24,7 @@ def test_on_arrival_every_complete_observation_gets_one_command_with_its_stamp(r
     robot.say()
     for step in range(4):
         robot.show(T0 + step * STEP)
-        assert _moves(robot.twist(T0 + step * STEP))
+        assert moves(robot.twist(T0 + step * STEP))
     assert robot.stamps() == [T0 + step * STEP for step in range(4)]
     robot.grippers.wait_for(lambda raws: len(raws) == 4)
     last = scores.wait_for(lambda messages: len(messages) == 4 and messages[-1])
@@ -110,7 +36,7 @@ def test_on_arrival_every_complete_observation_gets_one_command_with_its_stamp(r
 
 
 def test_an_incomplete_observation_is_not_answered(ros, checkpoint):
-    robot, node = _start(ros, checkpoint, act_on_arrival=True)
+    robot, node = start(ros, checkpoint, act_on_arrival=True)
     robot.show(T0)  # before any instruction
     robot.say()
     first = robot.twist(T0)  # the instruction completes it
@@ -121,7 +47,7 @@ def test_an_incomplete_observation_is_not_answered(ros, checkpoint):
 
 
 def test_the_same_observation_again_gets_the_same_command_again(ros, checkpoint):
-    robot, node = _start(ros, checkpoint, act_on_arrival=True)
+    robot, node = start(ros, checkpoint, act_on_arrival=True)
     robot.say()
     robot.show(T0)
     robot.twist(T0)
@@ -132,7 +58,7 @@ def test_the_same_observation_again_gets_the_same_command_again(ros, checkpoint)
 
 
 def test_a_gate_that_holds_still_answers_with_a_stop(ros, checkpoint):
-    robot, node = _start(
+    robot, node = start(
         ros,
         checkpoint,
         act_on_arrival=True,
@@ -142,34 +68,34 @@ def test_a_gate_that_holds_still_answers_with_a_stop(ros, checkpoint):
     robot.say()
     for step in range(3):
         robot.show(T0 + step * STEP)
-        assert not _moves(robot.twist(T0 + step * STEP))
+        assert not moves(robot.twist(T0 + step * STEP))
     assert decisions.wait_for(lambda messages: messages)[-1].message == 'hold'
 
 
 def test_a_lying_image_is_a_hold_that_is_counted(ros, checkpoint):
-    robot, node = _start(ros, checkpoint, act_on_arrival=True)
+    robot, node = start(ros, checkpoint, act_on_arrival=True)
     robot.say()
     robot.show(T0)
     robot.twist(T0)
     honest = wire.encode_image(np.zeros((64, 64, 3), np.uint8), T0 + STEP, 'front')
     robot.outputs['front/image_raw'].publish(honest[:-1000])  # claims more than it carries
     robot.show(T0 + STEP, but=('front',))
-    assert not _moves(robot.twist(T0 + STEP))
+    assert not moves(robot.twist(T0 + STEP))
     assert node._loop.causes.snapshot() == {'WireError': 1}
     robot.show(T0 + 2 * STEP)
-    assert _moves(robot.twist(T0 + 2 * STEP))
+    assert moves(robot.twist(T0 + 2 * STEP))
 
 
 @pytest.mark.parametrize('silent', ['front', 'joint_states'])
 def test_at_the_control_rate_the_arm_stops_when_a_source_falls_silent(
     ros, checkpoint, silent: str
 ):
-    robot, node = _start(ros, checkpoint, watchdog_s=0.5)
+    robot, node = start(ros, checkpoint, watchdog_s=0.5)
     robot.say()
 
     def moving(raws):
         robot.show(time.time_ns())
-        return raws and _moves(wire.decode_twist_stamped(raws[-1]))
+        return raws and moves(wire.decode_twist_stamped(raws[-1]))
 
     ros.until(lambda: moving(robot.twists.messages), 'motion')
 
@@ -178,19 +104,19 @@ def test_at_the_control_rate_the_arm_stops_when_a_source_falls_silent(
         return f'{silent} is' in node._loop.last.reason
 
     ros.until(stopped, 'a stop for that reason')
-    assert not _moves(wire.decode_twist_stamped(node._loop.last.messages[TWIST]))
+    assert not moves(wire.decode_twist_stamped(node._loop.last.messages[TWIST]))
     count = len(robot.twists.messages)
     robot.twists.wait_for(lambda raws: len(raws) > count + 2)  # the hold goes on being said
 
 
 def test_on_arrival_the_arm_stops_when_everything_falls_silent(ros, checkpoint):
-    robot, node = _start(ros, checkpoint, act_on_arrival=True, watchdog_s=2.0)
+    robot, node = start(ros, checkpoint, act_on_arrival=True, watchdog_s=2.0)
     robot.say()
     for step in range(3):
         robot.show(T0 + step * STEP)
-        assert _moves(robot.twist(T0 + step * STEP))
+        assert moves(robot.twist(T0 + step * STEP))
     robot.twists.wait_for(lambda raws: len(raws) > 5)  # nothing was shown since
-    assert not _moves(wire.decode_twist_stamped(robot.twists.messages[-1]))
+    assert not moves(wire.decode_twist_stamped(robot.twists.messages[-1]))
     assert 'old' in node._loop.last.reason
 
 
@@ -207,7 +133,7 @@ def test_in_simulated_time_commands_keep_the_rate_of_the_simulation(ros, checkpo
     )
     assert node.bring_up()
     moving = robot.twists.wait_for(
-        lambda raws: len(raws) > 20 and any(map(_moves, map(wire.decode_twist_stamped, raws)))
+        lambda raws: len(raws) > 20 and any(map(moves, map(wire.decode_twist_stamped, raws)))
     )
     assert moving
     stamps = robot.stamps()
@@ -216,27 +142,27 @@ def test_in_simulated_time_commands_keep_the_rate_of_the_simulation(ros, checkpo
 
 
 def test_deactivating_ends_with_a_hold_and_then_silence(ros, checkpoint):
-    robot, node = _start(ros, checkpoint, act_on_arrival=True)
+    robot, node = start(ros, checkpoint, act_on_arrival=True)
     robot.say()
     for step in range(3):
         robot.show(T0 + step * STEP)
         robot.twist(T0 + step * STEP)
     assert ros.transition(NODE, 'deactivate')
     robot.twists.wait_for(lambda raws: len(raws) > 3)
-    assert not _moves(wire.decode_twist_stamped(robot.twists.messages[-1]))
+    assert not moves(wire.decode_twist_stamped(robot.twists.messages[-1]))
     robot.show(T0 + 3 * STEP)
     ros.until(lambda: node._loop.buffer.complete_ts_ns() == T0 + 3 * STEP, 'the observation')
     assert ros.state(NODE) == 'inactive'  # whatever was to come would have come by now
     assert T0 + 3 * STEP not in robot.stamps()
     assert ros.transition(NODE, 'activate')
     robot.show(T0 + 4 * STEP)
-    assert _moves(robot.twist(T0 + 4 * STEP))
+    assert moves(robot.twist(T0 + 4 * STEP))
 
 
 def test_a_decision_under_way_while_the_node_is_released_ends_quietly(
     ros, checkpoint, monkeypatch
 ):
-    robot, node = _start(ros, checkpoint, act_on_arrival=True)
+    robot, node = start(ros, checkpoint, act_on_arrival=True)
     crashed = []
     monkeypatch.setattr(threading, 'excepthook', lambda args: crashed.append(args.exc_value))
     entered, gate = threading.Event(), threading.Event()
@@ -269,7 +195,7 @@ def test_a_missing_checkpoint_is_named_and_configuring_can_be_repeated(ros, tmp_
 
 
 def test_cleanup_frees_and_configure_works_again(ros, checkpoint):
-    robot, node = _start(ros, checkpoint, act_on_arrival=True)
+    robot, node = start(ros, checkpoint, act_on_arrival=True)
     for _ in range(2):
         assert ros.transition(NODE, 'deactivate')
         assert ros.transition(NODE, 'cleanup')
@@ -280,4 +206,4 @@ def test_cleanup_frees_and_configure_works_again(ros, checkpoint):
     robot.matched()
     robot.say()
     robot.show(T0)
-    assert _moves(robot.twist(T0))
+    assert moves(robot.twist(T0))

@@ -297,3 +297,30 @@ def test_a_resource_of_the_package_is_found():
 def test_a_resource_elsewhere_is_refused(uri, message):
     with pytest.raises(EmbodimentError, match=message):
         resolve_resource(uri)
+
+
+def test_differences_name_every_field_that_another_robot_has_otherwise():
+    mine = Embodiment.load('tabletop')
+    assert mine.differences(mine) == []
+    data = mine.to_dict()
+    data['rate_hz'] = 20.0
+    data['cameras'][1]['topic'] = 'hand/image_raw'
+    data['action']['max_jerk'] = [1.0] * 7
+    data['max_age_s'] = {'front': 0.5}
+    found = mine.differences(Embodiment.from_dict(data))
+    assert "cameras[1].topic is 'hand/image_raw' instead of 'wrist/image_raw'" in found
+    assert 'rate_hz is 20.0 instead of 10.0' in found
+    assert any(line.startswith('action.max_jerk is [1.0') for line in found)
+    assert any(line.startswith('max_age_s.front is 0.5') for line in found)
+    assert {line.split(' ')[0].split('.')[0] for line in found} == {
+        'cameras[1]', 'rate_hz', 'action', 'max_age_s',
+    }  # fmt: skip
+
+
+def test_differences_name_a_list_of_another_length_as_one():
+    mine = Embodiment.load('tabletop')
+    data = mine.to_dict()
+    data['cameras'] = data['cameras'][:1]
+    data['max_age_s'] = {}
+    found = mine.differences(Embodiment.from_dict(data))
+    assert any(line.startswith('cameras is [') for line in found)

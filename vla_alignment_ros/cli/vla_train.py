@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 import logging
-import os
 from pathlib import Path
 import sys
-import time
 from typing import Annotated, TYPE_CHECKING
 
 import tyro
@@ -80,7 +78,7 @@ def _train(options: Options) -> Path | None:
     given = None if options.embodiment is None else Embodiment.load(options.embodiment)
     trainer = Trainer(options.train, list(options.data), options.out, given)
     if not threads:
-        print(f'torch threads: {fastest_threads(trainer)}')
+        print(f'torch threads: {measure_threads(trainer)}')
     return trainer.run(resume=options.resume)
 
 
@@ -101,32 +99,13 @@ def _parse(arguments: list[str]) -> Options:
     )
 
 
-def fastest_threads(trainer: Trainer) -> int:
-    """Measure the vision tower, forth and back, with one and all threads; set the faster.
-
-    Many small layers cost more in synchronisation than a second core brings, all the more when
-    the machine is busy; so it is measured instead of assumed.
-    """
-    import torch
+def measure_threads(trainer: Trainer) -> int:
+    """Set and return the better number of torch threads for the vision tower, forth and back."""
+    from vla_alignment_ros.policy.threads import fastest_threads
 
     images = trainer.stream.at(0)['images']
     vision = copy.deepcopy(trainer.model.vision).eval()
-    seconds = {}
-    for count in sorted({1, max(1, torch.get_num_threads()), _cores()}):
-        torch.set_num_threads(count)
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            vision(images).tokens.sum().backward()
-            times.append(time.perf_counter() - start)
-        seconds[count] = min(times)
-    best = min(seconds, key=seconds.__getitem__)
-    torch.set_num_threads(best)
-    return best
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    return fastest_threads(lambda: vision(images).tokens.sum().backward())
 
 
 if __name__ == '__main__':

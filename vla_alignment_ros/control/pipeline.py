@@ -146,14 +146,7 @@ class DecisionPipeline:
         self.config = config
         self.codec = make_codec(embodiment)
         self._guard = ActionGuard(embodiment)
-        self._gate = AlignmentGate(
-            go_threshold=config.go,
-            hold_threshold=config.hold,
-            hysteresis=config.hysteresis,
-            confirm=config.confirm,
-            dwell=config.dwell,
-            help_s=config.help_s,
-        )
+        self._gate = _make_gate(config)
         self._executor = ChunkExecutor(
             embodiment.rate_hz,
             execution=config.execution,
@@ -207,6 +200,19 @@ class DecisionPipeline:
             self._told = True
             self._adopt(instruction)
 
+    def exchange(self, policy: PolicyLike, config: PipelineConfig) -> None:
+        """Go on with another policy of the same embodiment; of config the gate and what is asked.
+
+        The motion keeps its limits, and the old plan is executed until the new policy has decided.
+        The gate begins anew: what another policy believed opens nothing.
+        """
+        gate = _make_gate(config)
+        policy.reset()
+        with self._lock:
+            self._epoch += 1
+            self.policy, self.config, self._gate = policy, config, gate
+            self._plan_is_foreign = True
+
     def decide(self, observation: Observation, grounding: bool = False) -> Verdict:
         """
         Ask the policy about an observation and plan its answer in.
@@ -247,6 +253,9 @@ class DecisionPipeline:
                 return _verdict(decided, HOLD, 'a reset came while it was being made')
             if not timely or instruction_id != self._instruction_id:
                 return _verdict(decided, HOLD, 'another instruction came while it was being made')
+            if self._plan_is_foreign:
+                self._executor.flush()
+                self._plan_is_foreign = False
             refused = self._guard.check(decided.chunk.actions)
             gate = self._gate.update(
                 decided.vl_score, observation.instruction, observation.ts_ns
@@ -291,6 +300,7 @@ class DecisionPipeline:
         self._decisions = 0
         self._newest_ts_ns: int | None = None
         self._seen: Observation | None = None  # that was decided on, until a command has used it
+        self._plan_is_foreign = False  # made by the policy before this one
         self._state, self._reason = HOLD, 'no decision yet'
         self._guard.reset()
         self._gate.reset()
@@ -362,6 +372,17 @@ class DecisionPipeline:
             instruction_id=self._instruction_id,
             needs_help=self._gate.needs_help,
         )
+
+
+def _make_gate(config: PipelineConfig) -> AlignmentGate:
+    return AlignmentGate(
+        go_threshold=config.go,
+        hold_threshold=config.hold,
+        hysteresis=config.hysteresis,
+        confirm=config.confirm,
+        dwell=config.dwell,
+        help_s=config.help_s,
+    )
 
 
 def _verdict(decided: Any, gate: str, refused: str | None) -> Verdict:

@@ -176,6 +176,7 @@ class ClosedLoopRunner:
             {
                 'checkpoint': str(config.checkpoint.resolve()),
                 'device': config.device,
+                'threads': 1,  # another number rounds differently
                 'candidates': config.candidates,
                 'gate.enabled': config.gate,
                 'act_on_arrival': True,

@@ -80,7 +80,7 @@ class DecisionLoop:
         self._answered_ns: int | None = None  # stamp of the last observation decided on
         self._arrived_ns = 0  # steady
         self._clock = TimeKeeper()
-        self._deciding = threading.Lock()  # held while a decision is made
+        self.deciding = threading.Lock()  # held while a decision is made
         self._changed = threading.Condition()
         self._closing = False
         if pipeline.unguarded:
@@ -116,7 +116,7 @@ class DecisionLoop:
 
         Waits for a decision that was begun before `stop`: it must not reach into the new time.
         """
-        with self._deciding:
+        with self.deciding:
             self.pipeline.reset()
             self.buffer.clear(keep_instruction=True)
             self._answered_ns = None
@@ -188,7 +188,7 @@ class DecisionLoop:
                 if self._closing:
                     return
                 arrived_ns = self._arrived_ns
-            with self._deciding:
+            with self.deciding:
                 ts_ns = self.buffer.complete_ts_ns()
                 if ts_ns is None:  # `start` came in between
                     continue

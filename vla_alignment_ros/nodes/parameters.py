@@ -7,7 +7,7 @@ in the package writes a parameter name twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +20,7 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from vla_alignment_ros.errors import ConfigError
+from vla_alignment_ros.errors import ConfigError, VlaError
 
 Schema = TypeVar('Schema')
 
@@ -105,11 +105,25 @@ def check(values: Any) -> None:
 class Parameters(Generic[Schema]):
     """The declared parameters of a node; `current` is the validated snapshot.
 
+    Args:
+        node: whose parameters they are.
+        schema: the dataclass.
+        approve: is asked before an allowed change, with the values to be and the ROS names that
+            are set; a VlaError refuses it with that reason.
+        changed: is told afterwards.
+
     Raises:
         ConfigError: a value from the command line or a file is not allowed.
     """
 
-    def __init__(self, node: Node, schema: type[Schema]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        schema: type[Schema],
+        approve: Callable[[Schema, set[str]], None] = lambda values, names: None,
+        changed: Callable[[Schema, set[str]], None] = lambda values, names: None,
+    ) -> None:
+        self._approve, self._after = approve, changed
         self._fields = {ros_name(field): field for field in dataclasses.fields(schema)}
         values = {}
         for name, default in defaults(schema).items():
@@ -136,13 +150,16 @@ class Parameters(Generic[Schema]):
 
     def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
         try:
-            check(self._changed(parameters))
-        except ConfigError as error:
+            values = self._changed(parameters)
+            check(values)
+            self._approve(values, {p.name for p in parameters})
+        except VlaError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
     def _after_set(self, parameters: list[Parameter]) -> None:
         self.current = self._changed(parameters)
+        self._after(self.current, {p.name for p in parameters})
 
 
 def _plain(value: Any, field: dataclasses.Field) -> Any:

@@ -12,21 +12,18 @@ deactivated or interrupted; a hold goes on being published.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 import sys
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.subscription import Subscription
 from rclpy.timer import Timer
-import torch
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.control.codecs import encode_chunk
-from vla_alignment_ros.control.pipeline import DecisionPipeline, PipelineConfig, Verdict
+from vla_alignment_ros.control.pipeline import Verdict
 from vla_alignment_ros.embodiment import Embodiment
-from vla_alignment_ros.errors import ConfigError
-from vla_alignment_ros.nodes.decision_loop import DecisionLoop, LoopConfig
+from vla_alignment_ros.nodes.decision_loop import DecisionLoop
 from vla_alignment_ros.nodes.diagnostics import (
     diagnostic_array,
     DIAGNOSTICS_TOPIC,
@@ -44,9 +41,10 @@ from vla_alignment_ros.nodes.qos import (
     subscribe_raw,
     topic_qos,
 )
+from vla_alignment_ros.nodes.reloads import Reloads
 from vla_alignment_ros.nodes.runtime import run
 from vla_alignment_ros.nodes.schemas import PolicyParameters
-from vla_alignment_ros.policy.policy import Policy
+from vla_alignment_ros.nodes.serving import load_model, Model, Serving
 
 CHUNK_TOPIC = '~/action_chunk'
 SCORE_TOPIC = '~/alignment_score'
@@ -60,8 +58,11 @@ class PolicyNode(ManagedNode):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__('policy_node', **kwargs)
-        self.settings = Parameters(self, PolicyParameters)
-        self._loop: DecisionLoop | None = None
+        self._serving: Serving | None = None
+        self._reloads = Reloads(self, lambda: self._serving)
+        self.settings = Parameters(
+            self, PolicyParameters, self._reloads.approve, self._reloads.changed
+        )
         self._commands: RawPublishers | None = None
         self._inputs: list[Subscription] = []
         self._told = ''
@@ -93,19 +94,22 @@ class PolicyNode(ManagedNode):
 
     def configure(self) -> None:
         """Load the checkpoint, warm it up and listen; nothing is commanded yet."""
-        chosen = self.settings.current
-        if not chosen.checkpoint:
-            raise ConfigError('give the checkpoint folder: -p checkpoint:=FOLDER')
-        torch.set_num_threads(chosen.threads)
-        policy = Policy.load(Path(chosen.checkpoint).expanduser(), device=chosen.device)
-        warm_s = policy.warm_up()
-        pipeline = DecisionPipeline(policy.embodiment, policy, _pipeline_config(chosen, policy))
-        embodiment = policy.embodiment
+        self._reloads.loading = True
+        try:
+            chosen = self.settings.current
+            model = load_model(chosen.checkpoint, chosen.device, chosen.threads)
+            self._serve(chosen, model)
+        finally:
+            self._reloads.loading = False
+        self.get_logger().info(f'serving {model}')
+
+    def _serve(self, chosen: PolicyParameters, model: Model) -> None:
+        embodiment = model.policy.embodiment
         # bound here: a decision may still be under way when the node forgets all of this
         commands = self._commands = RawPublishers(self, embodiment.command_topics())
-        self._loop = DecisionLoop(
-            pipeline,
-            LoopConfig(on_arrival=chosen.act_on_arrival, watchdog_s=chosen.watchdog_s),
+        self._serving = Serving(
+            chosen,
+            model,
             send=lambda command: commands.publish(command.messages),
             report=partial(self._tell, embodiment),
             log=self.get_logger().error,
@@ -125,18 +129,14 @@ class PolicyNode(ManagedNode):
             self.create_timer(period_s, self._on_tick),  # the robot's time, or a simulation's
             self.create_timer(period_s, self._on_watch, clock=self._steady),
         ]
-        self.get_logger().info(
-            f'{chosen.checkpoint}: {embodiment.name} on {policy.device}, '
-            f'{warm_s * 1e3:.1f} ms a decision'
-        )
 
     def activate(self) -> None:
         """Begin to command."""
-        self._loop.start()
+        self._serving.loop.start()
 
     def deactivate(self) -> None:
         """Bring the arm to rest; the last thing said is a hold."""
-        self._loop.stop(self._now_ns())
+        self._serving.loop.stop(self._now_ns())
         self._publish_status()
 
     def release(self) -> None:
@@ -147,14 +147,24 @@ class PolicyNode(ManagedNode):
         for timer in self._tickers:
             self.destroy_timer(timer)
         self._tickers = []
-        loop, self._loop = self._loop, None
-        if loop is not None:
-            loop.close()
+        serving, self._serving = self._serving, None
+        if serving is not None:
+            serving.close()
         if self._commands is not None:
             self._commands.destroy()
             self._commands = None
 
+    def close(self) -> None:
+        """Leave the arm held, free everything, and end all threads."""
+        super().close()
+        self._reloads.close()
+
     # -- messages in ----------------------------------------------------------------------------
+
+    @property
+    def _loop(self) -> DecisionLoop | None:
+        serving = self._serving
+        return None if serving is None else serving.loop
 
     def _on_message(self, topic: str, raw: bytes) -> None:
         loop = self._loop
@@ -205,21 +215,6 @@ class PolicyNode(ManagedNode):
             status = status_message(name, OK if moving else WARN, text, loop.key_values())
         self._status.publish(status)
         return status
-
-
-def _pipeline_config(chosen: PolicyParameters, policy: Policy) -> PipelineConfig:
-    calibration = policy.calibration
-    config = {
-        'go': chosen.gate_go if chosen.gate_go >= 0.0 else calibration.go,
-        'hold': chosen.gate_hold if chosen.gate_hold >= 0.0 else calibration.hold,
-        'candidates': chosen.candidates or None,
-        'seed': chosen.seed,
-        'execution': chosen.execution,
-        'help_s': chosen.gate_help_s,
-    }
-    if not chosen.gate_enabled:
-        config |= {'go': 0.0, 'hold': 0.0, 'confirm': 1}
-    return PipelineConfig(**config)
 
 
 def main(args: list[str] | None = None) -> int:

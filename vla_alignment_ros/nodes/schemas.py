@@ -87,11 +87,18 @@ class TrainingParameters:
 class PolicyParameters:
     """Parameters of policy_node."""
 
-    checkpoint: str = parameter('', 'Checkpoint folder; its embodiment names the topics.')
+    checkpoint: str = parameter(
+        '',
+        'Checkpoint folder; its embodiment names the topics. Set while the node serves, it is '
+        'loaded beside the old one and takes its place, or is refused.',
+        live=True,
+    )
     device: str = parameter('auto', 'Torch device: auto, cpu, cuda, cuda:0 …')
     threads: int = parameter(
-        1, 'Torch threads on the CPU; more hurts small models on busy machines.',
-        low=1, high=256,
+        0,
+        'Torch threads on the CPU; 0 measures one against all cores at configure and keeps the '
+        'better.',
+        low=0, high=256,
     )
     act_on_arrival: bool = parameter(
         False,

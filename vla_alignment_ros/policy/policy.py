@@ -15,7 +15,7 @@ from vla_alignment_ros.control.codecs import gripper_index
 from vla_alignment_ros.control.continuation import Continuation
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.encoders.language import spoken_words, tokenize
-from vla_alignment_ros.errors import ConfigError
+from vla_alignment_ros.errors import CheckpointError, ConfigError
 from vla_alignment_ros.observation import ActionChunk, Observation
 from vla_alignment_ros.policy.checkpoint import Calibration, Checkpoint, load_checkpoint
 from vla_alignment_ros.policy.model import Instruction, Scene
@@ -84,12 +84,19 @@ class Policy:
         """Forget what belongs to an episode (the sentence cache stays: it depends on words)."""
 
     def warm_up(self, steps: int = 3) -> float:
-        """Run on empty images so that the first real step is not slow; median latency in s."""
+        """Run on empty images so that the first real step is not slow; median latency in s.
+
+        Raises CheckpointError where the model's answer is not finite.
+        """
         e = self.embodiment
         images = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in e.cameras}
         state = np.zeros(self._model.config.state_dim, np.float32)
         blank = Observation(0, images, state, 'warm up')
-        return float(np.median([self.step(blank).latency_s for _ in range(max(1, steps))]))
+        decisions = [self.step(blank) for _ in range(max(1, steps))]
+        for one in decisions:
+            if not (np.isfinite(one.chunk.actions).all() and np.isfinite(one.vl_score)):
+                raise CheckpointError('the model answers with values that are not finite')
+        return float(np.median([one.latency_s for one in decisions]))
 
     @torch.inference_mode()
     def encode_instruction(self, instruction: str) -> Instruction:

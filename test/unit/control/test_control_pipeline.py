@@ -265,3 +265,56 @@ def test_verdict_tells_its_figures_as_text(embodiment):
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         PipelineConfig(**wrong)
+
+
+def test_another_policy_takes_over_without_a_jump_and_after_its_first_decision(embodiment):
+    pipeline = make(embodiment, ScriptedPolicy(FORWARD, horizon=8))
+    run(pipeline, 6)
+    other = ScriptedPolicy([-0.02, 0, 0, 0, 0, 0, 1])
+    pipeline.exchange(other, PipelineConfig(**{**GATE, 'confirm': 1}))
+    assert other.resets == 1
+    before = [pipeline.command(observation(step).ts_ns) for step in (6, 7)]
+    assert [c.state for c in before] == ['go', 'go']  # the old plan, until there is a new one
+    assert all(c.action[0] == pytest.approx(0.02) for c in before)
+    after = run(pipeline, 12, first=8)
+    speed = np.array([c.action[0] for c in [*before, *after]]) * embodiment.rate_hz
+    change = np.diff(speed) * embodiment.rate_hz  # m/s²
+    assert np.abs(change).max() <= embodiment.action.max_acceleration[0] * (1 + 1e-6)
+    assert after[-1].action[0] == pytest.approx(-0.02)
+
+
+def test_another_policy_has_to_convince_a_gate_with_its_own_thresholds(embodiment):
+    pipeline = make(embodiment, ScriptedPolicy(FORWARD, score=0.7))
+    assert run(pipeline, 4)[-1].state == 'go'
+    pipeline.exchange(ScriptedPolicy(FORWARD, score=0.7), PipelineConfig(**GATE))
+    assert [c.state for c in run(pipeline, 3, first=4)] == ['hold', 'go', 'go']
+    pipeline.exchange(
+        ScriptedPolicy(FORWARD, score=0.7), PipelineConfig(**{**GATE, 'go': 0.8})
+    )
+    assert {c.state for c in run(pipeline, 5, first=7)} == {'hold'}
+
+
+def test_averaged_chunks_are_not_those_of_two_policies(embodiment):
+    settings = {**GATE, 'confirm': 1, 'go': 0.0, 'hold': 0.0, 'execution': 'ensemble'}
+    pipeline = DecisionPipeline(
+        embodiment, ScriptedPolicy(FORWARD, horizon=8), PipelineConfig(**settings)
+    )
+    run(pipeline, 4)
+    pipeline.exchange(ScriptedPolicy([0, 0, 0, 0, 0, 0, 1]), PipelineConfig(**settings))
+    commands = run(pipeline, 4, first=4)
+    assert commands[-1].action[0] == 0.0
+
+
+def test_a_decision_of_the_old_policy_does_not_reach_past_the_exchange(embodiment):
+    old = ScriptedPolicy(FORWARD)
+    pipeline = make(embodiment, old)
+    run(pipeline, 3)
+    old.free.clear(), old.entered.clear()
+    verdicts = []
+    decider = threading.Thread(target=lambda: verdicts.append(pipeline.decide(observation(3))))
+    decider.start()
+    assert old.entered.wait(5.0)
+    pipeline.exchange(ScriptedPolicy(FORWARD), PipelineConfig(**GATE))
+    old.free.set()
+    decider.join(5.0)
+    assert verdicts[0].gate == 'hold' and verdicts[0].refused

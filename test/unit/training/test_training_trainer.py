@@ -255,7 +255,7 @@ def test_a_resumed_run_keeps_its_number_of_threads(demos, tmp_path, monkeypatch)
     def measure(_trainer):
         raise AssertionError('measured again')
 
-    monkeypatch.setattr(vla_train, 'fastest_threads', measure)
+    monkeypatch.setattr(vla_train, 'measure_threads', measure)
     assert vla_train.main([*arguments, '--resume']) == 0
     assert torch.get_num_threads() == used
 
