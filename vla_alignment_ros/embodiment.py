@@ -52,6 +52,7 @@ OPTIONAL_COMMAND_TOPICS: dict[str, dict[str, str]] = {
     'multi_array': {'gripper': FLOAT64},
 }
 
+_NAME = re.compile(r'[A-Za-z0-9_-]{1,64}')
 _TOPIC = re.compile(r'~?/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
 
 
@@ -170,7 +171,7 @@ class Embodiment:
                 )
         try:
             data = yaml.safe_load(path.read_text(encoding='utf-8'))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise EmbodimentError(f'{path} is not valid YAML: {error}') from error
         try:
             return cls.from_dict(data)
@@ -304,11 +305,15 @@ def _check_topic(topic: Any, where: str) -> None:
 
 
 def _check(e: Embodiment) -> None:
-    if not isinstance(e.name, str) or not re.fullmatch(r'[A-Za-z0-9_-]{1,64}', e.name):
+    if not isinstance(e.name, str) or not _NAME.fullmatch(e.name):
         raise EmbodimentError(f'name must be letters, digits, "_" or "-", got {e.name!r}')
     if not e.cameras:
         raise EmbodimentError('cameras: at least one is needed')
     for camera in e.cameras:
+        if not _NAME.fullmatch(camera.name):  # it becomes a part of file names
+            raise EmbodimentError(
+                f'camera names must be letters, digits, "_" or "-", got {camera.name!r}'
+            )
         _check_topic(camera.topic, f'camera {camera.name!r}')
         if camera.segmentation is not None:
             _check_topic(camera.segmentation, f'camera {camera.name!r}: segmentation')

@@ -19,11 +19,15 @@ def _skeleton(urdf: ElementTree.Element) -> mujoco.MjSpec:
     """The joints and frames of a URDF alone.
 
     Shapes are left out: a robot's meshes are often on another machine, and no pose depends on
-    them. So are MuJoCo's own settings, which might merge the frames that we are to find.
+    them. So is all that is neither link nor joint: MuJoCo's own settings, which might merge the
+    frames that we are to find, and whatever would read another file.
     """
+    for part in list(urdf):
+        if part.tag not in ('link', 'joint'):
+            urdf.remove(part)
     for parent in list(urdf.iter()):
         for child in list(parent):
-            if child.tag in ('visual', 'collision', 'mujoco'):
+            if child.tag in ('visual', 'collision', 'include'):
                 parent.remove(child)
     spec = mujoco.MjSpec.from_string(ElementTree.tostring(urdf, encoding='unicode'))
     # static links must survive as bodies, or tool frames vanish into their parent
@@ -47,11 +51,11 @@ class ForwardKinematics:
         try:
             tree = ElementTree.parse(urdf).getroot()
             self._links = {link.get('name') for link in tree.iter('link')}
+            if tree.tag != 'robot' or not self._links:  # MuJoCo's own format reads other files
+                raise EmbodimentError(f'cannot load URDF {urdf}: it describes no robot')
             self._model = _skeleton(tree).compile()
-        except (ValueError, ElementTree.ParseError) as error:
+        except (ValueError, RecursionError, ElementTree.ParseError) as error:
             raise EmbodimentError(f'cannot load URDF {urdf}: {error}') from error
-        if tree.tag != 'robot' or not self._links:
-            raise EmbodimentError(f'cannot load URDF {urdf}: it describes no robot')
         self._data = mujoco.MjData(self._model)
         self._qpos = np.array([self._joint(name) for name in joint_names])
         self._base = self._body(base_link)

@@ -52,6 +52,15 @@ def normalize_instruction(text: str) -> str:
     return ' '.join(word for word in bare if word)
 
 
+def state_names(embodiment: Embodiment) -> tuple[str, ...]:
+    """What the numbers of a robot's state are (S,): see `ObservationAssembler`."""
+    names = [*embodiment.joint_names, 'gripper_opening']
+    if embodiment.urdf is not None:
+        names += EE_POSITION
+        names += [f'ee_r{row}{column}' for column in (1, 2) for row in (1, 2, 3)]
+    return tuple(names)
+
+
 class ObservationAssembler:
     """Raw CDR bytes → `Observation`, for the live node and for the dataset alike.
 
@@ -64,7 +73,6 @@ class ObservationAssembler:
         self.embodiment = embodiment
         self._cameras = {c.topic: c for c in embodiment.cameras}
         self._kinematics: ForwardKinematics | None = None
-        names = [*embodiment.joint_names, 'gripper_opening']
         if embodiment.urdf is not None:
             self._kinematics = ForwardKinematics(
                 resolve_resource(embodiment.urdf),
@@ -72,10 +80,8 @@ class ObservationAssembler:
                 embodiment.base_link,
                 str(embodiment.ee_link),
             )
-            names += EE_POSITION
-            names += [f'ee_r{row}{column}' for column in (1, 2) for row in (1, 2, 3)]
-        self.state_names = tuple(names)
-        self.state_dim = len(names)
+        self.state_names = state_names(embodiment)
+        self.state_dim = len(self.state_names)
 
     def image(self, topic: str, raw: bytes) -> tuple[np.ndarray, int]:
         """The image of a camera topic at the embodiment's size, and its stamp in ns.

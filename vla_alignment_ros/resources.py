@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+import re
 
 from vla_alignment_ros.errors import EmbodimentError
 
 PACKAGE = 'vla_alignment_ros'
+SCHEME = 'package://'
+ROOTS_VARIABLE = 'VLA_RESOURCE_PATH'
+MAX_BYTES = 64 << 20
 
 
 def package_path(*parts: str) -> Path:
@@ -33,17 +37,48 @@ def package_path(*parts: str) -> Path:
 
 
 def resolve_resource(uri: str) -> Path:
-    """`package://vla_alignment_ros/…`, or an absolute or relative path, as an existing file."""
-    prefix = f'package://{PACKAGE}/'
-    if uri.startswith(prefix):
-        root = package_path().resolve()
-        path = (root / uri[len(prefix) :]).resolve()
-        if not path.is_relative_to(root):
-            raise EmbodimentError(f'{uri!r} points outside the package')
+    """`package://NAME/…`, or an absolute or relative path, as an existing file.
+
+    Embodiments travel inside bags and checkpoints, so a name may come from anybody. It is only
+    looked for in ROS packages, under the working folder, and under the folders that the
+    environment variable VLA_RESOURCE_PATH lists.
+
+    Raises:
+        EmbodimentError: it lies elsewhere, is not there, or is too large for what it should be.
+    """
+    if uri.startswith(SCHEME):
+        name, _, rest = uri[len(SCHEME) :].partition('/')
+        roots = [_share(name, uri)]
+        path = _plain_path(roots[0] / rest)
     elif '://' in uri:
-        raise EmbodimentError(f'cannot resolve {uri!r}: use a file path or {prefix}…')
+        raise EmbodimentError(f'cannot resolve {uri!r}: use a file path or {SCHEME}{PACKAGE}/…')
     else:
-        path = Path(uri).expanduser()
+        listed = os.environ.get(ROOTS_VARIABLE, '').split(os.pathsep)
+        roots = [Path.cwd(), *(_plain_path(Path(folder)) for folder in listed if folder)]
+        path = _plain_path(Path(uri))
+    if not any(path.is_relative_to(root) for root in roots):
+        raise EmbodimentError(
+            f'{uri!r} points outside {", ".join(map(str, roots))}; if you trust it, put its '
+            f'folder into {ROOTS_VARIABLE}'
+        )
     if not path.is_file():
         raise EmbodimentError(f'file not found: {uri!r} (looked at {path})')
+    if path.stat().st_size > MAX_BYTES:
+        raise EmbodimentError(f'{path} is larger than {MAX_BYTES >> 20} MiB: no robot needs that')
     return path
+
+
+def _plain_path(path: Path) -> Path:
+    # by its spelling: links that were laid inside a root on purpose may lead out of it
+    return Path(os.path.abspath(path.expanduser()))
+
+
+def _share(package: str, uri: str) -> Path:
+    if package == PACKAGE:
+        return _plain_path(package_path())
+    if re.fullmatch(r'[A-Za-z0-9_-]+', package):
+        for prefix in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep):
+            share = Path(prefix, 'share', package)
+            if prefix and share.is_dir():
+                return _plain_path(share)
+    raise EmbodimentError(f'cannot resolve {uri!r}: no package {package!r} in AMENT_PREFIX_PATH')

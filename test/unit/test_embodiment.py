@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -281,7 +282,7 @@ def test_a_file_that_is_no_description_is_refused_and_named(tmp_path, text):
 
 def test_a_resource_of_the_package_is_found():
     path = resolve_resource('package://vla_alignment_ros/urdf/tabletop_arm.urdf')
-    assert path == package_path('urdf', 'tabletop_arm.urdf').resolve()
+    assert path == package_path('urdf', 'tabletop_arm.urdf')
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,10 @@ def test_a_resource_of_the_package_is_found():
         ('package://other_package/arm.urdf', 'cannot resolve'),
         ('https://example.org/arm.urdf', 'cannot resolve'),
         ('package://vla_alignment_ros/urdf/none.urdf', 'not found'),
-        ('/nowhere/arm.urdf', 'not found'),
+        ('package://../urdf/arm.urdf', 'cannot resolve'),
+        ('/nowhere/arm.urdf', 'VLA_RESOURCE_PATH'),
+        ('../arm.urdf', 'VLA_RESOURCE_PATH'),
+        ('none.urdf', 'not found'),
     ],
 )
 def test_a_resource_elsewhere_is_refused(uri, message):
@@ -324,3 +328,64 @@ def test_differences_name_a_list_of_another_length_as_one():
     data['max_age_s'] = {}
     found = mine.differences(Embodiment.from_dict(data))
     assert any(line.startswith('cameras is [') for line in found)
+
+
+def test_a_resource_lies_under_the_working_folder_or_where_the_user_says(tmp_path, monkeypatch):
+    here, listed = tmp_path / 'here', tmp_path / 'listed'
+    for folder in (here, listed):
+        (folder / 'urdf').mkdir(parents=True)
+        (folder / 'urdf' / 'arm.urdf').write_text('<robot/>')
+    monkeypatch.chdir(here)
+    monkeypatch.delenv('VLA_RESOURCE_PATH', raising=False)
+    assert resolve_resource('urdf/arm.urdf') == here / 'urdf' / 'arm.urdf'
+    assert resolve_resource(str(here / 'urdf' / 'arm.urdf')) == here / 'urdf' / 'arm.urdf'
+    there = str(listed / 'urdf' / 'arm.urdf')
+    with pytest.raises(EmbodimentError, match='VLA_RESOURCE_PATH'):
+        resolve_resource(there)
+    monkeypatch.setenv('VLA_RESOURCE_PATH', os.pathsep.join(['', str(listed)]))
+    assert resolve_resource(there) == listed / 'urdf' / 'arm.urdf'
+    with pytest.raises(EmbodimentError, match='outside'):
+        resolve_resource(f'{listed}/../secret.urdf')
+
+
+def test_a_resource_of_another_ros_package_is_found(tmp_path, monkeypatch):
+    share = tmp_path / 'share' / 'my_robot'
+    share.mkdir(parents=True)
+    (share / 'arm.urdf').write_text('<robot/>')
+    monkeypatch.setenv('AMENT_PREFIX_PATH', os.pathsep.join(['', '/nowhere', str(tmp_path)]))
+    assert resolve_resource('package://my_robot/arm.urdf') == share / 'arm.urdf'
+    with pytest.raises(EmbodimentError, match='outside'):
+        resolve_resource('package://my_robot/../../arm.urdf')
+
+
+def test_a_link_that_was_installed_on_purpose_is_followed(tmp_path, monkeypatch):
+    share = tmp_path / 'share' / 'my_robot'  # as colcon build --symlink-install lays it out
+    share.mkdir(parents=True)
+    (tmp_path / 'source.urdf').write_text('<robot/>')
+    (share / 'arm.urdf').symlink_to(tmp_path / 'source.urdf')
+    monkeypatch.setenv('AMENT_PREFIX_PATH', str(tmp_path))
+    assert resolve_resource('package://my_robot/arm.urdf').read_text() == '<robot/>'
+
+
+def test_a_resource_too_large_for_a_robot_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open('arm.urdf', 'wb') as file:
+        file.truncate(2**40)  # sparse
+    with pytest.raises(EmbodimentError, match='larger than'):
+        resolve_resource('arm.urdf')
+
+
+@pytest.mark.parametrize('name', ['../../x', 'a/b', '', 'a b', '\u202egnp', 'x' * 65, 'a.b', '\0'])
+def test_a_camera_name_that_could_lead_a_file_name_astray_is_refused(name):
+    data = Embodiment.load('tabletop').to_dict()
+    data['cameras'][1]['name'] = name
+    data['max_age_s'] = {}
+    with pytest.raises(EmbodimentError, match='camera|must be a text'):
+        Embodiment.from_dict(data)
+
+
+def test_a_description_nested_without_end_is_refused(tmp_path):
+    path = tmp_path / 'robot.yaml'
+    path.write_text('name: ' + '[' * 5000)
+    with pytest.raises(EmbodimentError, match='not valid YAML'):
+        Embodiment.load(path)

@@ -157,3 +157,40 @@ def test_a_file_that_is_no_urdf_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(EmbodimentError, match=r'broken\.urdf'):
         ForwardKinematics(path, ('hinge',), 'base', 'hand')
+
+
+ONE_JOINT = """<robot name="r">{extra}<link name="a"/><link name="b"/>
+<joint name="j" type="revolute"><parent link="a"/><child link="b"/><axis xyz="0 0 1"/>
+<limit lower="-1" upper="1" effort="1" velocity="1"/></joint></robot>"""
+
+
+def test_a_urdf_reads_no_other_file(tmp_path):
+    other, urdf = tmp_path / 'other.xml', tmp_path / 'arm.urdf'
+    other.write_text('<mujoco>hush')  # reading it would be an error of its own
+    urdf.write_text(f'<mujoco><include file="{other}"/><link name="a"/></mujoco>')
+    with pytest.raises(EmbodimentError, match='describes no robot'):
+        ForwardKinematics(urdf, (), 'a', 'a')
+    extra = f'<include file="{other}"/><mujoco><compiler meshdir="{other}"/></mujoco>'
+    urdf.write_text(ONE_JOINT.format(extra=extra))
+    assert ForwardKinematics(urdf, ('j',), 'a', 'b')([0.0])[0].shape == (3,)
+    urdf.write_text(f'<!DOCTYPE r [<!ENTITY x SYSTEM "file://{other}">]>' + ONE_JOINT.format(
+        extra='<link name="c">&x;</link>'))  # fmt: skip
+    with pytest.raises(EmbodimentError, match='entity'):
+        ForwardKinematics(urdf, ('j',), 'a', 'b')
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '<robot name="r"><link name="a">' + '<x>' * 20_000 + '</x>' * 20_000 + '</link></robot>',
+        '<!DOCTYPE r [<!ENTITY a "aaaaaaaaaa">'
+        + ''.join(f'<!ENTITY {chr(98 + i)} "{f"&{chr(97 + i)};" * 10}">' for i in range(9))
+        + ']><robot name="&j;"><link name="a"/></robot>',
+    ],
+    ids=['nested', 'multiplied'],
+)
+def test_a_urdf_that_grows_without_end_is_refused(tmp_path, text):
+    urdf = tmp_path / 'arm.urdf'
+    urdf.write_text(text)
+    with pytest.raises(EmbodimentError, match='cannot load'):
+        ForwardKinematics(urdf, (), 'a', 'a')

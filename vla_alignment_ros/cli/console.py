@@ -28,7 +28,17 @@ from vla_alignment_ros.evaluation.runner import describe
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+NEWLINE = '\n'
 _ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+def printable(text: str, keep: str = '') -> str:
+    """Text from outside, fit for a terminal: what would steer it is shown as its escape."""
+    return ''.join(
+        letter if letter in keep or letter.isprintable()
+        else letter.encode('unicode_escape').decode()
+        for letter in text
+    )  # fmt: skip
 
 
 def guarded(name: str, run: Callable[[], int]) -> int:
@@ -42,7 +52,7 @@ def guarded(name: str, run: Callable[[], int]) -> int:
     try:
         return run()
     except VlaError as error:
-        print(f'{name}: {error}', file=sys.stderr)
+        print(f'{name}: {printable(str(error), keep=NEWLINE)}', file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
         print(f'{name}: interrupted', file=sys.stderr)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 import tyro
 
-from vla_alignment_ros.cli.console import guarded
+from vla_alignment_ros.cli.console import guarded, NEWLINE, printable
 from vla_alignment_ros.data.bag import EpisodeInfo, EpisodeReader, find_episodes
 from vla_alignment_ros.errors import BagError
 
@@ -54,7 +54,8 @@ def info(paths: tyro.conf.Positional[tuple[Path, ...]], /) -> int:
         console.print()
         console.print(summary(episodes), highlight=False)
     for reason in damaged.values():
-        console.print(reason, style='red', markup=False, highlight=False, soft_wrap=True)
+        text = printable(reason, keep=NEWLINE)
+        console.print(text, style='red', markup=False, highlight=False, soft_wrap=True)
     return 1 if damaged else 0
 
 
@@ -132,7 +133,7 @@ def _size(episode: EpisodeInfo) -> int:
 
 def _plain(text: str) -> str:
     # square brackets in recorded text are not markup
-    return text.replace('[', r'\[')
+    return printable(text).replace('[', r'\[')
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -44,6 +44,7 @@ from vla_alignment_ros.data.bag_format import (
 )
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import BagError
+from vla_alignment_ros.observation import MAX_INSTRUCTION_CHARS
 
 __all__ = ['EpisodeInfo', 'EpisodeReader', 'EpisodeWriter', 'OfferedQos', 'find_episodes']
 
@@ -171,10 +172,10 @@ class EpisodeWriter:
             self.bytes_written += len(raw)
 
     def set_instruction(self, text: str) -> None:
-        """What the robot was told to do in this episode."""
+        """What the robot was told to do in this episode; cut to what is ever read of it."""
         with self._lock:
             self._check_open()
-            self._instruction = text
+            self._instruction = text[:MAX_INSTRUCTION_CHARS]
 
     def finish(self, success: bool | None, extra: Mapping[str, str] | None = None) -> Path:
         """Make the episode durable and visible; its folder is returned.

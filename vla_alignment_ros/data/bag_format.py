@@ -28,6 +28,8 @@ from vla_alignment_ros.errors import BagError, EmbodimentError
 FORMAT_VERSION = 1
 METADATA = 'metadata.yaml'
 MAX_NAME_CHARS = 100
+MAX_METADATA_BYTES = 64 << 20
+MAX_DEPTH = 64  # of lists and mappings in each other
 
 _PREFIX = 'vla.'
 _RESERVED = ('embodiment', 'instruction', 'success', 'format_version')
@@ -148,9 +150,13 @@ def custom_data(
 def read_info(path: Path) -> EpisodeInfo:
     file = path / METADATA
     try:
-        document = yaml.load(file.read_text(encoding='utf-8'), Loader=_SAFE_LOADER)  # noqa: S506
+        if file.stat().st_size > MAX_METADATA_BYTES:
+            raise BagError(f'{file} is larger than {MAX_METADATA_BYTES >> 20} MiB')
+        text = file.read_text(encoding='utf-8')
+        _check_depth(text)
+        document = yaml.load(text, Loader=_SAFE_LOADER)  # noqa: S506
         data = document['rosbag2_bagfile_information']
-        custom = {str(k): str(v) for k, v in (data.get('custom_data') or {}).items()}
+        custom = {_text(k): _text(v) for k, v in (data.get('custom_data') or {}).items()}
         embodiment = _parse_embodiment(custom.get(f'{_PREFIX}embodiment', ''))
         spelling = topic_spelling(embodiment)
         counts: dict[str, int] = {}
@@ -164,12 +170,14 @@ def read_info(path: Path) -> EpisodeInfo:
         compressed = str(data.get('compression_mode') or 'none').lower() != 'none'
     except FileNotFoundError:
         raise BagError(f'{path} is not a bag: it has no {METADATA}') from None
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, RecursionError
+    ) as error:  # fmt: skip
         raise BagError(f'{file} is damaged: {error!r}') from error
     except EmbodimentError as error:
         raise BagError(f'{file} holds an embodiment that is not valid: {error}') from error
     version = custom.get(f'{_PREFIX}format_version', str(FORMAT_VERSION))
-    if not version.isdigit() or int(version) > FORMAT_VERSION:
+    if version not in map(str, range(FORMAT_VERSION + 1)):
         raise BagError(f'{path} has format {version}, this package reads up to {FORMAT_VERSION}')
     verdicts = {text: verdict for verdict, text in _SUCCESS.items()}
     bare = {k.removeprefix(_PREFIX): v for k, v in custom.items()}
@@ -185,6 +193,25 @@ def read_info(path: Path) -> EpisodeInfo:
         files=files,
         files_compressed=compressed,
     )
+
+
+def _check_depth(text: str) -> None:
+    """Refuse YAML that is nested without end: the C loader recurses, and would end the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_SAFE_LOADER):  # events alone do not recurse
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f'nested more than {MAX_DEPTH} deep')
+
+
+def _text(value: Any) -> str:
+    # aliases in YAML can make a list that is endless once it is written out
+    if isinstance(value, (list, dict, set, tuple)):
+        raise ValueError(f'custom data must be texts, got a {type(value).__name__}')
+    return str(value)
 
 
 @lru_cache(maxsize=64)

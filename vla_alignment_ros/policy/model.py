@@ -64,9 +64,56 @@ class ModelConfig(TowerConfig):
             cameras = {str(k): (int(v[0]), int(v[1])) for k, v in values['cameras'].items()}
             values['cameras'] = cameras
             values['position_index'] = tuple(int(i) for i in values['position_index'])
-            return cls(**values)
+            config = cls(**values)
+            config._check()
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ConfigError(f'model config is incomplete or mistyped: {error!r}') from error
+        return config
+
+    def _check(self) -> None:
+        """That a config from a file can be meant: a number too many builds for ever."""
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise ConfigError(f'model.{name} must be {low}…{high}, got {value!r}')
+        if not all(0 <= i < self.state_dim for i in self.position_index):
+            raise ConfigError(
+                f'model.position_index {self.position_index} is outside a state of '
+                f'{self.state_dim}'
+            )
+        if len(self.position_index) not in (0, 3):
+            raise ConfigError(f'model.position_index must be three or none: {self.position_index}')
+        for camera, matrix in self.projections.items():
+            if camera not in self.cameras or [len(row) for row in matrix] != [4, 4, 4]:
+                raise ConfigError(f'model.projections.{camera} is no 3×4 matrix of a camera')
+        if type(self.withhold) is not bool:
+            raise ConfigError(f'model.withhold must be true or false, got {self.withhold!r}')
+        _check_counts(self.pretrained, 'model.pretrained')
+        _check_counts(self.alignment_settings, 'model.alignment_settings')
+
+
+# name -> smallest and largest: beyond it a config is a mistake, or meant to do harm
+_BOUNDS = {
+    'width': (1, 1 << 14), 'heads': (1, 256), 'language_layers': (0, 256),
+    'decoder_layers': (0, 256), 'pointers': (2, 256), 'horizon': (1, 1024),
+    'state_dim': (1, 4096), 'vocabulary_size': (1, 1 << 22), 'vision_size': (0, 4096),
+    'lora_rank': (0, 4096),
+}  # fmt: skip
+_MOST_PARTS, _MOST = 1 << 10, 1 << 24  # of what is built one by one; of anything else
+
+
+def _check_counts(data: Any, where: str) -> None:
+    """Bounds of every whole number in settings that somebody else defines."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            _check_counts(value, f'{where}.{key}')
+    elif isinstance(data, (list, tuple)):
+        for value in data:
+            _check_counts(value, where)
+    elif isinstance(data, int) and not isinstance(data, bool):
+        parts = any(word in where for word in ('layer', 'expert', 'slot', 'block'))
+        if abs(data) > (_MOST_PARTS if parts else _MOST):
+            raise ConfigError(f'{where} is {data}: more than can be meant')
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,8 @@ def check_tokenizer(config: TowerConfig, vocabulary: int, tokenizer: Tokenizer) 
         raise ConfigError(
             f'tokenizer has {tokenizer.get_vocab_size()} words, the model {vocabulary}'
         )
+    if not is_pretrained(config.language) and max(tokenizer.get_vocab().values()) >= vocabulary:
+        raise ConfigError(f'tokenizer gives ids beyond the {vocabulary} words of the model')
     above = config.pretrained['language']['shift'] if is_pretrained(config.language) else 0
     if shift(tokenizer) != above:
         raise ConfigError('tokenizer and model are not of the same kind')

@@ -155,7 +155,7 @@ class TrainConfig:
             data = yaml.safe_load(path.read_text(encoding='utf-8'))
         except OSError as error:
             raise ConfigError(f'cannot read {path}: {error}') from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError(f'{path} is not valid YAML: {error}') from error
         try:
             return cls.from_dict(data or {})

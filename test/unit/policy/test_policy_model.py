@@ -39,7 +39,8 @@ def statistics():
 
 def embodiment():
     return make_embodiment(
-        cameras=(Camera('front', 'front', 32, 24), Camera('wrist', 'wrist', 16, 16))
+        cameras=(Camera('front', 'front', 32, 24), Camera('wrist', 'wrist', 16, 16)),
+        joint_names=tuple(f'joint{i}' for i in range(1, STATE_DIM)),
     )
 
 
