@@ -15,7 +15,7 @@ import time
 
 from bench.inputs import sensor_messages, sentences
 from bench.results import BenchError, BenchSettings, Row
-from bench.timing import take_turns
+from bench.timing import Samples, take_turns
 from vla_alignment_ros import wire
 from vla_alignment_ros.control.codecs import make_codec
 from vla_alignment_ros.observation import ObservationAssembler
@@ -145,8 +145,7 @@ def run(settings: BenchSettings) -> Row:
     import torch
 
     torch.set_num_threads(settings.threads)
-    policy = Policy.load(settings.checkpoint)
-    samples, assemble_s = _measure(settings, policy)
+    samples, assemble_s = measure(settings, Policy.load(settings.checkpoint))
     node, echo, forward = (samples[name] for name in ('node', 'echo', 'forward'))
     ours_ms = (node.p50 - echo.p50) * 1e3
     calm = {name: values.percentile(CALM) for name, values in samples.items()}
@@ -176,7 +175,8 @@ def run(settings: BenchSettings) -> Row:
     )
 
 
-def _measure(settings: BenchSettings, policy: Policy) -> tuple[dict, float]:
+def measure(settings: BenchSettings, policy: Policy) -> tuple[dict[str, Samples], float]:
+    """Seconds of `node`, `echo`, `forward` and `forward again`; and of bytes to observation."""
     try:
         import rclpy  # noqa: F401 - to say so in one line where it is not installed
     except ImportError as error:

@@ -9,8 +9,10 @@ from bench.results import BenchError, BenchSettings, Row
 
 ROWS = {
     'P1': 'bench.answer_latency',
+    'P1T': 'bench.answer_tail',
     'P2': 'bench.image_decode',
     'P3': 'bench.sentence_cache',
+    'P6': 'bench.overload',
     'P8': 'bench.retrieval_ranks',
     'P7': 'bench.contrastive_time',
     'P7M': 'bench.contrastive_memory',
@@ -19,6 +21,8 @@ ROWS = {
     'P12': 'bench.joint_batch',
     'P13': 'bench.negative_mining',
     'P14': 'bench.candidates',
+    'P15': 'bench.tick_lateness',
+    'P16': 'bench.idle_cost',
 }
 
 
