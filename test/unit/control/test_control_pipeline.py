@@ -251,6 +251,30 @@ def test_a_watchdogs_hold_says_nothing_about_the_scene(embodiment):
     assert pipeline.hold(observation(12).ts_ns, 'front is stale').needs_help == ''
 
 
+@pytest.mark.parametrize('late', [0, 3])
+def test_a_position_that_was_measured_before_motion_does_not_let_the_hand_out(embodiment, late):
+    """The arm goes on during inference; the box must hold for where it is by then."""
+    policy = ScriptedPolicy([0.05, 0, 0, 0, 0, 0, 1], horizon=9)
+    pipeline = make(embodiment, policy, max_gap_s=9.0)
+    x = [0.5]
+    for step in range(20):
+        seen = observation(step - late)
+        seen.state[8] = x[max(0, len(x) - 1 - late)]
+        pipeline.decide(seen)
+        command = pipeline.command(observation(step).ts_ns)
+        x.append(x[-1] + command.action[0])
+    high = embodiment.action.workspace_high[0]
+    assert max(x) <= high + 1e-6
+    assert x[-1] == pytest.approx(high, abs=1e-3)
+
+
+def test_a_workspace_that_cannot_be_watched_is_said(embodiment):
+    policy = ScriptedPolicy(FORWARD)
+    assert make(embodiment, policy).unguarded == ''
+    blind = make(Embodiment.load('franka_servo'), policy)
+    assert 'workspace box is not enforced' in blind.unguarded and 'urdf' in blind.unguarded
+
+
 def test_verdict_tells_its_figures_as_text(embodiment):
     pipeline = make(embodiment, ScriptedPolicy(FORWARD))
     values = pipeline.decide(observation(0)).key_values()
