@@ -221,7 +221,7 @@ BAD = {
     misshapen: 'does not fit its config',
     broken_config: 'not valid JSON',
     boundless: 'answers with values that are not finite',
-    without_order: 'gate thresholds must be',
+    without_order: 'a calibration needs 0 ≤ hold ≤ go ≤ 1',
     of_another_camera: 'rear',
     of_another_robot: 'another embodiment',
 }
