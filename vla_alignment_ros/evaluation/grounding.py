@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from vla_alignment_ros.evaluation.overlay import enlarge
 from vla_alignment_ros.evaluation.scenes import EvaluationScene
 from vla_alignment_ros.evaluation.stats import rate, wilson_interval
 from vla_alignment_ros.sim.phrases import load_splits
@@ -63,13 +64,6 @@ class Tally:
             values = [getattr(p, name) for p in self.found]
             result[f'mean_{name}'] = round(float(np.mean(values)), 6) if n else None
         return result
-
-
-def enlarge(heat: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A map (rows, columns) at the size of its picture, (height, width) float32."""
-    return cv2.resize(
-        np.ascontiguousarray(heat, np.float32), (width, height), interpolation=cv2.INTER_LINEAR
-    )
 
 
 def judge(heat: np.ndarray, mask: np.ndarray) -> Pointed:

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 import numpy as np
 
 from vla_alignment_ros.errors import ConfigError
-from vla_alignment_ros.evaluation.grounding import enlarge
+from vla_alignment_ros.evaluation.overlay import overlay
 from vla_alignment_ros.evaluation.reliability import Reliability
 from vla_alignment_ros.evaluation.zero_shot import Classification
 
@@ -209,12 +209,7 @@ def attention_sheet(overlays: Sequence[Overlay]) -> bytes:
 
 
 def _overlay(axes, image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None) -> None:
-    height, width = image.shape[:2]
-    large = enlarge(heat, height, width)
-    large = large / max(float(large.max()), 1e-12)
-    grey = image.astype(np.float32).mean(2) / 255
-    axes.imshow(grey, cmap='gray', vmin=0, vmax=1.3, interpolation='nearest')
-    axes.imshow(large, cmap='inferno', alpha=0.15 + 0.7 * large, vmin=0, vmax=1)
+    axes.imshow(overlay(image, heat), interpolation='nearest')
     if mask is not None and mask.any() and not mask.all():
         axes.contour(mask.astype(float), levels=[0.5], colors=['#37e08b'], linewidths=1.6)
 

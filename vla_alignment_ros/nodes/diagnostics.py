@@ -19,13 +19,14 @@ DIAGNOSTICS_TOPIC = '/diagnostics'
 
 
 def status_message(
-    name: str, level: bytes, message: str, values: Mapping[str, object]
+    name: str, level: bytes, message: str, values: Mapping[str, object], hardware: str = ''
 ) -> DiagnosticStatus:
-    """One status with every value as text."""
+    """One status with every value as text; hardware: which robot it is about."""
     return DiagnosticStatus(
         level=level,
         name=name,
         message=message,
+        hardware_id=hardware,
         values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
     )
 

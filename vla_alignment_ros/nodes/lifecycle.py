@@ -79,6 +79,7 @@ class ManagedNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Create everything, or nothing."""
+        self.last_error = ''
         result = self._guard('configure', self.configure)
         if result is not SUCCESS:
             self._guard('release', self.release)

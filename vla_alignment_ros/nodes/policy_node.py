@@ -3,7 +3,8 @@
 Everything about the robot comes from the checkpoint's embodiment. Publishes the command codec's
 topics, `~/action_chunk` (JointTrajectory: the seven action names, H points),
 `~/alignment_score` (Float64MultiArray; dimensions labelled vl_score, action_score, margin),
-`~/decision` and `~/status` (DiagnosticStatus) and `/diagnostics`.
+`~/decision` and `~/status` (DiagnosticStatus), `/diagnostics`, and while somebody looks
+`~/grounding/image` (Image). `~/reload` and the parameter `checkpoint` exchange the model.
 
 It holds while inputs are missing or too old, while the alignment gate says so, and when it is
 deactivated or interrupted; a hold goes on being published.
@@ -27,12 +28,14 @@ from vla_alignment_ros.nodes.decision_loop import DecisionLoop
 from vla_alignment_ros.nodes.diagnostics import (
     diagnostic_array,
     DIAGNOSTICS_TOPIC,
+    ERROR,
     OK,
     status_message,
     WARN,
 )
 from vla_alignment_ros.nodes.lifecycle import ManagedNode
 from vla_alignment_ros.nodes.parameters import Parameters
+from vla_alignment_ros.nodes.pictures import Pictures
 from vla_alignment_ros.nodes.qos import (
     advertise,
     latched,
@@ -48,6 +51,7 @@ from vla_alignment_ros.nodes.serving import load_model, Model, Serving
 
 CHUNK_TOPIC = '~/action_chunk'
 SCORE_TOPIC = '~/alignment_score'
+PICTURE_TOPIC = '~/grounding/image'
 SCORES = ('vl_score', 'action_score', 'margin')
 STATUS = 'diagnostic_msgs/msg/DiagnosticStatus'
 NEWEST_ONLY = 1
@@ -65,7 +69,6 @@ class PolicyNode(ManagedNode):
         )
         self._commands: RawPublishers | None = None
         self._inputs: list[Subscription] = []
-        self._told = ''
         self._scores = RawPublishers(
             self,
             {
@@ -73,6 +76,7 @@ class PolicyNode(ManagedNode):
                 SCORE_TOPIC: 'std_msgs/msg/Float64MultiArray',
             },
         )
+        self._pictures = RawPublishers(self, {PICTURE_TOPIC: 'sensor_msgs/msg/Image'})
         self._decision = advertise(self, '~/decision', STATUS, reliable(50))
         self._status = advertise(self, '~/status', STATUS, latched())
         self._diagnostics = advertise(
@@ -112,6 +116,12 @@ class PolicyNode(ManagedNode):
             model,
             send=lambda command: commands.publish(command.messages),
             report=partial(self._tell, embodiment),
+            pictures=Pictures(
+                chosen.picture_hz,
+                wanted=partial(self._pictures.wanted, PICTURE_TOPIC),
+                publish=lambda raw: self._pictures.publish({PICTURE_TOPIC: raw}),
+                log=self.get_logger().error,
+            ),
             log=self.get_logger().error,
         )
         # the instruction first: where several wait, executors take them in this order
@@ -132,7 +142,7 @@ class PolicyNode(ManagedNode):
 
     def activate(self) -> None:
         """Begin to command."""
-        self._serving.loop.start()
+        self._serving.start()
 
     def deactivate(self) -> None:
         """Bring the arm to rest; the last thing said is a hold."""
@@ -167,9 +177,9 @@ class PolicyNode(ManagedNode):
         return None if serving is None else serving.loop
 
     def _on_message(self, topic: str, raw: bytes) -> None:
-        loop = self._loop
-        if loop is not None:
-            loop.push(topic, raw, self._now_ns())
+        serving = self._serving
+        if serving is not None:
+            serving.push(topic, raw, self._now_ns())
 
     def _on_tick(self) -> None:
         loop = self._loop
@@ -203,16 +213,15 @@ class PolicyNode(ManagedNode):
         self._diagnostics.publish(diagnostic_array(self, self._publish_status()))
 
     def _publish_status(self) -> Any:
-        loop, name = self._loop, self.get_fully_qualified_name()
-        if loop is None:
-            status = status_message(name, OK, self.last_error or 'not configured', {})
-        elif not self.is_active:
-            status = status_message(name, OK, 'inactive', loop.key_values())
+        serving, name = self._serving, self.get_fully_qualified_name()
+        values = {k: str(n) for k, n in self._reloads.causes.snapshot('reload refused: ').items()}
+        if serving is None:
+            level = ERROR if self.last_error else OK
+            status = status_message(name, level, self.last_error or 'not configured', values)
         else:
-            last = loop.last
-            text = f'{last.state}: {last.reason}' if last is not None else 'waiting'
-            moving = last is not None and last.state == 'go'
-            status = status_message(name, OK if moving else WARN, text, loop.key_values())
+            level, text = serving.judge() if self.is_active else (OK, 'inactive')
+            values = serving.key_values() | values
+            status = status_message(name, level, text, values, serving.embodiment.name)
         self._status.publish(status)
         return status
 

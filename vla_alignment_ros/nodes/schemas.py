@@ -140,6 +140,10 @@ class PolicyParameters:
         'without any command.',
         unit='s', low=0.0, high=60.0,
     )
+    picture_hz: float = parameter(
+        4.0, 'Pictures a second on ~/grounding/image, at most; 0: none.', unit='Hz',
+        low=0.0, high=60.0,
+    )
     status_period_s: float = parameter(
         1.0, 'Period of /diagnostics.', unit='s', low=0.05, high=60.0
     )

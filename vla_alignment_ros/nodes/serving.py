@@ -10,14 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 import threading
+import time
+from typing import Any
 
 import torch
 
 from vla_alignment_ros.control.pipeline import Command, DecisionPipeline, PipelineConfig, Verdict
 from vla_alignment_ros.errors import CheckpointError, ConfigError, VlaError
 from vla_alignment_ros.nodes.decision_loop import DecisionLoop, LoopConfig
+from vla_alignment_ros.nodes.health import Arrivals, judge
+from vla_alignment_ros.nodes.pictures import Pictures
 from vla_alignment_ros.nodes.schemas import PolicyParameters
-from vla_alignment_ros.policy.policy import Policy
+from vla_alignment_ros.observation import Observation
+from vla_alignment_ros.policy.policy import Decision, Policy
 from vla_alignment_ros.policy.threads import fastest_threads
 
 DIFFERENCES = 5  # that are named when an embodiment is refused
@@ -80,6 +85,7 @@ class Serving:
         model: that decides first.
         send: publishes a command.
         report: is told every decision after its command was sent.
+        pictures: draws some of the decisions; is closed with this.
         log: takes tracebacks of what should not happen.
     """
 
@@ -89,22 +95,63 @@ class Serving:
         model: Model,
         send: Callable[[Command], None],
         report: Callable[[Verdict], None],
+        pictures: Pictures,
         log: Callable[[str], None],
     ) -> None:
         self.model = model
         self.embodiment = model.policy.embodiment
         self.exchanges = 0
+        self.arrivals = Arrivals(self.embodiment)
+        self.pictures = pictures
         self._chosen = chosen
+        self._report = report
+        self._observation: Observation | None = None  # that is being decided on
+        self._active_since_s = 0.0  # steady
         self._exchanging = threading.Lock()
         self._closed = False
         config = _pipeline_config(chosen, model.policy)
         self.loop = DecisionLoop(
-            DecisionPipeline(self.embodiment, model.policy, config),
+            DecisionPipeline(self.embodiment, _Watched(model.policy, self._look), config),
             LoopConfig(on_arrival=chosen.act_on_arrival, watchdog_s=chosen.watchdog_s),
             send,
-            report,
+            self._tell,
             log,
         )
+
+    def push(self, topic: str, raw: bytes, now_ns: int) -> None:
+        """Take one message, undecoded. now_ns: the node's clock."""
+        self.arrivals.came(topic, raw, time.monotonic())
+        self.loop.push(topic, raw, now_ns)
+
+    def start(self) -> None:
+        """Begin to command."""
+        self.loop.start()
+        self.arrivals.start()
+        self._active_since_s = time.monotonic()
+
+    def judge(self) -> tuple[bytes, str]:
+        """Level and words for a diagnostic message, while active."""
+        return judge(self.loop, time.monotonic() - self._active_since_s)
+
+    def key_values(self) -> dict[str, str]:
+        """What there is to know, for a diagnostic message."""
+        model, pipeline, verdict = self.model, self.loop.pipeline, self.loop.verdict
+        scores = {} if verdict is None else verdict.key_values()
+        return {
+            **self.loop.key_values(),
+            **{name: scores.get(name, '') for name in ('gate', 'action_score', 'margin')},
+            'gate_go': f'{pipeline.config.go:.6f}',
+            'gate_hold': f'{pipeline.config.hold:.6f}',
+            'needs_help': pipeline.needs_help,
+            **self.arrivals.key_values(time.monotonic()),
+            'checkpoint': model.folder,
+            'revision': model.revision,
+            'embodiment': self.embodiment.name,
+            'device': str(model.policy.device),
+            'threads': str(model.threads),
+            'exchanges': str(self.exchanges),
+            'pictures': str(self.pictures.drawn),
+        }
 
     def load(self, folder: str) -> Model:
         """Make another model ready beside the one that serves.
@@ -135,8 +182,9 @@ class Serving:
         with self._exchanging:
             if self._closed:
                 raise ConfigError('the node was cleaned up while the checkpoint was loading')
+            watched = _Watched(model.policy, self._look)
             with self.loop.deciding:
-                self.loop.pipeline.exchange(model.policy, config)
+                self.loop.pipeline.exchange(watched, config)
             self.model = model
             self.exchanges += 1
 
@@ -145,6 +193,32 @@ class Serving:
         with self._exchanging:
             self._closed = True
         self.loop.close()
+        self.pictures.close()
+
+    # -- in the inference thread ----------------------------------------------------------------
+
+    def _look(self, observation: Observation) -> bool:
+        """An observation is about to be decided on; whether to say where its words point."""
+        self._observation = observation
+        self.arrivals.used(observation.stamps_ns)
+        return self.pictures.due()
+
+    def _tell(self, verdict: Verdict) -> None:
+        self._report(verdict)
+        self.pictures.offer(self._observation, verdict, self.loop.pipeline.config)
+
+
+class _Watched:
+    """A policy that is looked at while it looks; see `PolicyLike`."""
+
+    def __init__(self, policy: Policy, look: Callable[[Observation], bool]) -> None:
+        self._policy, self._look = policy, look
+
+    def reset(self) -> None:
+        self._policy.reset()
+
+    def step(self, observation: Observation, **asked: Any) -> Decision:
+        return self._policy.step(observation, **asked | {'grounding': self._look(observation)})
 
 
 def _pipeline_config(chosen: PolicyParameters, policy: Policy) -> PipelineConfig:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 import time
 
@@ -15,6 +16,7 @@ from vla_alignment_ros.control.codecs import gripper_index
 from vla_alignment_ros.control.continuation import Continuation
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.encoders.language import spoken_words, tokenize
+from vla_alignment_ros.encoders.vision import CameraTokens
 from vla_alignment_ros.errors import CheckpointError, ConfigError
 from vla_alignment_ros.observation import ActionChunk, Observation
 from vla_alignment_ros.policy.checkpoint import Calibration, Checkpoint, load_checkpoint
@@ -24,12 +26,33 @@ INSTRUCTION_CACHE = 64  # sentences whose embedding is kept
 
 
 @dataclass(frozen=True)
+class Grounding(Mapping[str, dict[str, np.ndarray]]):
+    """Where the words point; as a mapping, each word ('3:red') to a heat-map per camera.
+
+    A heat-map (rows, columns) is a share of a softmax over the cells of all cameras.
+    """
+
+    words: dict[str, dict[str, np.ndarray]]
+    sentence: dict[str, np.ndarray]  # camera → heat-map of the sentence as a whole
+    naming: dict[str, float]  # word → how much it helps to name the thing, 0…1
+
+    def __getitem__(self, word: str) -> dict[str, np.ndarray]:
+        return self.words[word]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.words)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+
+@dataclass(frozen=True)
 class Decision:
     """What the policy answers to one observation, and how much it believes it.
 
     `vl_score` is the calibrated probability (0…1) that the sentence fits the scene;
     `action_score` the verifier's cosine of the chosen chunk, `margin` its lead over the mean of
-    the other candidates. `grounding` maps each word to a heat-map (rows, columns) per camera.
+    the other candidates.
     """
 
     chunk: ActionChunk
@@ -39,7 +62,7 @@ class Decision:
     latency_s: float
     candidate_scores: tuple[float, ...] = ()
     keyframe: np.ndarray | None = None  # (3,) m, base_link: where the hand goes next
-    grounding: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    grounding: Grounding | None = None  # where asked for
 
 
 def pick_device(device: str = 'auto') -> torch.device:
@@ -128,7 +151,7 @@ class Policy:
             candidates: K chunks to draw; the verifier's best is chosen. The first one starts
                 from the noise's mean, so K = 1 is the deterministic policy.
             seed: of the other candidates' noise; None draws fresh noise.
-            grounding: also compute per-word heat-maps.
+            grounding: also say where the words point.
             plan: what is planned from the observation's stamp on; every candidate goes on from
                 it, its frozen rows are kept to the bit (see `policy.head`).
         """
@@ -151,7 +174,7 @@ class Policy:
         if self._model.config.position_index:
             keyframe = self._model.normalizer.denormalize_keyframe(scene.keyframe.float())[0]
             keyframe = keyframe.cpu().numpy()
-        heat = self._grounding(scene, observation.instruction) if grounding else {}
+        heat = self._grounding(scene, observation.instruction) if grounding else None
         actions = chunks[best].cpu().numpy().astype(np.float32)
         frozen = None
         if plan is not None:
@@ -196,17 +219,25 @@ class Policy:
         noise[0] = 0.0
         return noise.to(self.device)
 
-    def _grounding(self, scene: Scene, instruction: str) -> dict[str, dict[str, np.ndarray]]:
-        """Word → camera → (rows, columns) heat-map that sums to 1 over all cameras' tokens."""
-        words = spoken_words(self.checkpoint.tokenizer, instruction)
-        logits = self._model.alignment.word_regions(scene.vision, scene.language)
+    def _grounding(self, scene: Scene, instruction: str) -> Grounding:
+        alignment, layout = self._model.alignment, scene.vision.layout
+        logits = alignment.word_regions(scene.vision, scene.language)
         heat = F.softmax(logits[0].float(), dim=-1).cpu().numpy()  # (L, N)
-        return {
-            f'{index}:{word}': {
-                camera.name: heat[places, camera.slice]
-                .mean(0)
-                .reshape(camera.rows, camera.columns)
-                for camera in scene.vision.layout
-            }
-            for index, (word, places) in enumerate(words)
+        whole = F.softmax(scene.fits[0].float(), dim=-1).cpu().numpy()  # (N,)
+        naming = alignment.referring(scene.language)[0].float().cpu().numpy()  # (L,)
+        words = {
+            f'{index}:{word}': places
+            for index, (word, places) in enumerate(
+                spoken_words(self.checkpoint.tokenizer, instruction)
+            )
         }
+        return Grounding(
+            {word: _by_camera(heat[places].mean(0), layout) for word, places in words.items()},
+            _by_camera(whole, layout),
+            {word: float(naming[places].mean()) for word, places in words.items()},
+        )
+
+
+def _by_camera(cells: np.ndarray, layout: Sequence[CameraTokens]) -> dict[str, np.ndarray]:
+    """(N,) of all cameras → (rows, columns) of each."""
+    return {c.name: cells[c.slice].reshape(c.rows, c.columns) for c in layout}

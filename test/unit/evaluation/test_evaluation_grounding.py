@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from vla_alignment_ros.evaluation.grounding import enlarge, judge, Query, tally
+from vla_alignment_ros.evaluation.grounding import judge, Query, tally
+from vla_alignment_ros.evaluation.overlay import enlarge
 
 # a busy machine is no reason to fail
 BUSY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
