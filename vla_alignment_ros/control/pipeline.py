@@ -169,7 +169,8 @@ class DecisionPipeline:
     @property
     def delay_steps(self) -> int:
         """Control periods that pass between an observation and its chunk's first action."""
-        return self._executor.delay_steps
+        with self._lock:
+            return self._executor.delay_steps
 
     @property
     def unguarded(self) -> str:

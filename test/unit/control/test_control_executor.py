@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
@@ -188,17 +188,21 @@ def test_a_chunk_whose_decision_took_longer_than_it_was_told_is_faded_in():
     assert 0.0 < value_at(executor, 6) < 0.35
 
 
-@given(st.lists(st.booleans(), min_size=10, max_size=10), st.floats(-0.3, 0.3))
-def test_a_step_that_is_skipped_does_not_shift_the_plan(skipped, phase):
+phases = st.floats(-0.3, 0.3)
+
+
+@given(st.lists(st.booleans(), min_size=10, max_size=10), phases, phases)
+@example([False] * 10, 0.3, -0.3)
+def test_neither_a_skipped_step_nor_stamps_between_ticks_shift_the_plan(skipped, phase, tick):
     executor = realtime()
     executor.submit(chunk(0, rows=12))  # each row says for which step it is
-    executor.next(at(0))
+    executor.next(at(tick))
     for step, skip in enumerate(skipped, start=1):
         if step % 3 == 0:
             moved = ActionChunk(at(step - 2 + phase), chunk(step - 2, rows=12).actions, 10.0)
             executor.submit(moved)
         if not skip:
-            assert value_at(executor, step) == pytest.approx(step)
+            assert value_at(executor, step + tick) == pytest.approx(step)
 
 
 def test_decisions_faster_than_the_control_rate_fade_in_as_well():
