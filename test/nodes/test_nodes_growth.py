@@ -1,0 +1,64 @@
+"""A node that is configured and cleaned up again and again stays as large as it was."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+import threading
+
+import pytest
+from tabletop_robot import NODE
+
+from vla_alignment_ros.nodes.policy_node import PolicyNode
+
+MB = 2**20
+
+
+def held(node: PolicyNode) -> dict[str, int]:
+    """How many of everything there is."""
+    return {
+        'threads': threading.active_count(),
+        'subscriptions': len(list(node.subscriptions)),
+        'publishers': len(list(node.publishers)),
+        'timers': len(list(node.timers)),
+        'services': len(list(node.services)),
+    }
+
+
+def resident_mb() -> float:
+    gc.collect()
+    fields = Path('/proc/self/statm').read_text().split()
+    return int(fields[1]) * 4096 / MB
+
+
+def cycle(ros, node: PolicyNode) -> dict[str, int]:
+    assert ros.transition(NODE, 'configure'), node.last_error
+    configured = held(node)
+    assert ros.transition(NODE, 'cleanup')
+    return configured
+
+
+def test_configure_and_cleanup_leave_nothing_behind(ros, checkpoint):
+    node = ros.add(PolicyNode, checkpoint=str(checkpoint), threads=1)
+    first = cycle(ros, node)
+    empty = held(node)
+    assert first['subscriptions'] == empty['subscriptions'] + 4
+    assert first['timers'] == empty['timers'] + 2
+    assert first['threads'] > empty['threads']
+    for _ in range(9):
+        assert cycle(ros, node) == first
+        assert held(node) == empty
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='needs /proc')
+def test_a_hundred_cycles_do_not_grow(ros, checkpoint):
+    node = ros.add(PolicyNode, checkpoint=str(checkpoint), threads=1)
+    for _ in range(20):
+        cycle(ros, node)
+    counts, size_mb = held(node), resident_mb()
+    for _ in range(80):
+        cycle(ros, node)
+    assert held(node) == counts
+    assert resident_mb() - size_mb < 8.0
