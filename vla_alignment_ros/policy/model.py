@@ -307,10 +307,16 @@ class VlaModel(nn.Module):
         chunks = self.head.sample(*context, noise, steps, plan)
         return self.normalizer.denormalize_action(chunks.float())
 
-    def verify(self, scene: Scene, chunks: torch.Tensor) -> torch.Tensor:
-        """Alignment of K physical chunks (K, H, 7) with one scene and its sentence → (K,)."""
+    def verify(
+        self, scene: Scene, chunks: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Alignment of K physical chunks (K, H, 7) with one scene and its sentence → (K,).
+
+        mask: (K, H) True where a step counts; all of them by default.
+        """
         actions = self.normalizer.action(chunks)
-        mask = torch.ones(chunks.shape[:2], dtype=torch.bool, device=chunks.device)
+        if mask is None:
+            mask = torch.ones(chunks.shape[:2], dtype=torch.bool, device=chunks.device)
         encoded = self.action(actions, mask).unsqueeze(0)  # (1, K, D)
         return self.alignment.vision_language_action(scene.fused, encoded).squeeze(0)
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 
 from vla_alignment_ros.control.codecs import gripper_index
 from vla_alignment_ros.control.continuation import Continuation
-from vla_alignment_ros.embodiment import Embodiment
+from vla_alignment_ros.embodiment import ACTION_DIM, Embodiment
 from vla_alignment_ros.encoders.language import spoken_words, tokenize
 from vla_alignment_ros.encoders.vision import CameraTokens
-from vla_alignment_ros.errors import CheckpointError, ConfigError
+from vla_alignment_ros.errors import CheckpointError, ConfigError, ControlError
 from vla_alignment_ros.observation import ActionChunk, Observation
 from vla_alignment_ros.policy.checkpoint import Calibration, Checkpoint, load_checkpoint
 from vla_alignment_ros.policy.model import Instruction, Scene
@@ -166,9 +166,7 @@ class Policy:
         chunks = self._model.candidates(scene, noise, self.flow_steps, over)  # (K, H, 7)
         scores = self._model.verify(scene, chunks).float()  # (K,)
         best = int(scores.argmax()) if candidates > 1 else 0
-        raw = self._model.alignment.vision_language(scene.vision, scene.language).float()
-        c = self.calibration
-        vl_score = float(torch.sigmoid(c.slope * raw + c.offset)[0])
+        vl_score = self._vl_score(scene)
         others = (scores.sum() - scores[best]) / max(1, candidates - 1)
         keyframe = None
         if self._model.config.position_index:
@@ -196,6 +194,63 @@ class Policy:
             keyframe,
             heat,
         )
+
+    @torch.inference_mode()
+    def judge(
+        self,
+        observation: Observation,
+        actions: np.ndarray,
+        candidates: int = 1,
+        seed: int | None = None,
+    ) -> Decision:
+        """How well actions that somebody else proposes do what was said, here.
+
+        Args:
+            observation: as the assembler gives it.
+            actions: (T, 7) in physical units per control step; the first one is for the step
+                that begins at the observation's stamp. What is beyond H steps is cut; of fewer,
+                those that are there count alone.
+            candidates: K chunks of our own to compare with, over the same steps.
+            seed: of their noise.
+
+        Returns:
+            A decision whose chunk is what was judged, (min(T, H), 7). Its margin is the lead over
+            the mean of our own candidates, whose scores are `candidate_scores`.
+
+        Raises:
+            ControlError: not T ≥ 1 rows of seven finite numbers.
+        """
+        start = time.perf_counter()
+        with np.errstate(over='ignore'):  # what is too large for float32 is not finite below
+            given = np.asarray(actions).astype(np.float32)
+        if given.ndim != 2 or given.shape[1] != ACTION_DIM or not len(given):
+            raise ControlError(f'actions to judge have shape (T, {ACTION_DIM}), got {given.shape}')
+        given = given[: self.horizon]
+        if not np.isfinite(given).all():
+            raise ControlError('actions to judge must be finite')
+        steps = len(given)
+        chunk = torch.zeros(1, self.horizon, ACTION_DIM, device=self.device)
+        chunk[0, :steps] = torch.from_numpy(given.copy()).to(self.device)
+        scene = self._read(observation)
+        own = self._model.candidates(scene, self._noise(candidates, seed), self.flow_steps)
+        chunks = torch.cat([chunk, own])  # (1 + K, H, 7)
+        counts = torch.arange(self.horizon, device=self.device) < steps  # (H,)
+        scores = self._model.verify(scene, chunks, counts.expand(len(chunks), -1)).float()
+        return Decision(
+            ActionChunk(
+                observation.ts_ns, given, self.embodiment.rate_hz, observation.instruction
+            ),
+            self._vl_score(scene),
+            float(scores[0]),
+            float(scores[0] - scores[1:].mean()),
+            time.perf_counter() - start,
+            tuple(scores[1:].tolist()),
+        )
+
+    def _vl_score(self, scene: Scene) -> float:
+        """Calibrated probability that sentence and scene fit."""
+        raw = self._model.alignment.vision_language(scene.vision, scene.language).float()
+        return float(torch.sigmoid(self.calibration.slope * raw + self.calibration.offset)[0])
 
     def _read(self, observation: Observation) -> Scene:
         images = {
