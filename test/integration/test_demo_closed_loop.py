@@ -13,7 +13,7 @@ import torch
 pytest.importorskip('rclpy')
 
 from vla_alignment_ros.cli.vla_evaluate import connect
-from vla_alignment_ros.control.pipeline import PipelineConfig
+from vla_alignment_ros.control.decisions import PipelineConfig
 from vla_alignment_ros.errors import VlaError
 from vla_alignment_ros.evaluation.closed_loop import ClosedLoopConfig, ClosedLoopRunner
 from vla_alignment_ros.evaluation.episode import EpisodeLimits

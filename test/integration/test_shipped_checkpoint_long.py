@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vla_alignment_ros.control.pipeline import PipelineConfig
+from vla_alignment_ros.control.decisions import PipelineConfig
 from vla_alignment_ros.embodiment import package_path
 from vla_alignment_ros.evaluation.episode import EpisodeLimits
 from vla_alignment_ros.evaluation.results import EpisodeResult

@@ -76,7 +76,7 @@ def start(ros, checkpoint: Path, **parameters) -> tuple[Robot, PolicyNode]:
     node = ros.add(PolicyNode, checkpoint=str(checkpoint), **parameters)
     assert node.bring_up(), node.last_error
     robot.matched()
-    for topic in (TWIST, GRIPPER):
+    for topic in (TWIST, GRIPPER) if parameters.get('mode') != 'shadow' else ():
         ros.until(lambda topic=topic: ros.client.count_publishers(topic) == 1, topic)
     return robot, node
 

@@ -10,7 +10,8 @@ import pytest
 from scripted_policy import PATIENCE_S, ScriptedPolicy
 
 from vla_alignment_ros import wire
-from vla_alignment_ros.control.pipeline import DecisionPipeline, PipelineConfig
+from vla_alignment_ros.control.decisions import PipelineConfig
+from vla_alignment_ros.control.pipeline import DecisionPipeline
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ControlError
 from vla_alignment_ros.nodes.decision_loop import DecisionLoop, LoopConfig

@@ -9,7 +9,6 @@ from rclpy.parameter import Parameter
 from tabletop_robot import NODE, start, STATUS, STEP, T0
 
 from vla_alignment_ros import wire
-from vla_alignment_ros.control.pipeline import HELP_AFTER
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.nodes import health
 from vla_alignment_ros.nodes.health import Arrivals
@@ -127,13 +126,16 @@ def test_a_sensor_that_stays_silent_is_an_error_that_names_it(ros, checkpoint, s
 
 def test_asking_for_help_is_an_error_in_words(ros, checkpoint):
     robot, node = start(
-        ros, checkpoint, act_on_arrival=True, **{'gate.enabled': True, 'gate.go': 1.0}
+        ros,
+        checkpoint,
+        act_on_arrival=True,
+        **{'gate.enabled': True, 'gate.go': 1.0, 'gate.help_s': 1.0},
     )
     robot.say()
-    for step in range(HELP_AFTER):
+    for step in range(11):  # the last stamp lies 1 s behind the first
         robot.show(T0 + step * STEP)
         robot.twist(T0 + step * STEP)
-    ros.until(lambda: node._loop.decisions == HELP_AFTER, 'the last decision')
+    ros.until(lambda: node._loop.decisions == 11, 'the last decision')
     status = told(node)
     assert status.level == ERROR
     assert 'please help' in status.message

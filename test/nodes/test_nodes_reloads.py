@@ -20,7 +20,7 @@ import rclpy.parameter
 from safetensors.numpy import load_file, save_file
 from tabletop_robot import NODE, PATIENCE_S, Robot, start, STEP, T0
 
-from vla_alignment_ros.nodes import serving
+from vla_alignment_ros.nodes import models
 from vla_alignment_ros.nodes.policy_node import PolicyNode
 from vla_alignment_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 
@@ -45,7 +45,7 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.opened, self.entered = threading.Event(), threading.Event()
         self.loaded: list[str] = []
-        load = serving.Policy.load
+        load = models.Policy.load
 
         def slow(folder, device):
             self.entered.set()
@@ -53,7 +53,7 @@ class Gate:
             self.loaded.append(Path(folder).name)
             return load(folder, device)
 
-        monkeypatch.setattr(serving.Policy, 'load', slow)
+        monkeypatch.setattr(models.Policy, 'load', slow)
 
 
 class Asking(threading.Thread):
@@ -339,7 +339,7 @@ def test_before_it_is_configured_a_reload_is_refused_and_the_parameter_waits(
 
 def test_one_thread_is_kept_unless_more_of_them_are_faster(ros, checkpoint, monkeypatch):
     measured = []
-    monkeypatch.setattr(serving, 'fastest_threads', lambda work: measured.append(work()) or 1)
+    monkeypatch.setattr(models, 'fastest_threads', lambda work: measured.append(work()) or 1)
     ros.add(PolicyNode, checkpoint=str(checkpoint), threads=0)
     assert ros.transition(NODE, 'configure')
     assert len(measured) == 1 and measured[0] > 0.0

@@ -91,16 +91,21 @@ def test_the_file_keeps_to_the_schema():
     assert ElementTree.parse(POLICY).getroot().get('version') == '0.2.0'
 
 
-def test_every_node_has_an_enclave_of_its_own():
-    names = ('policy_node', 'training_node', 'simulator_node', 'expert_node')
+def test_every_node_and_mode_has_an_enclave_of_its_own():
+    modes = [('policy_node', f'policy_node{mode}') for mode in ('', '_inline', '_shadow')]
+    others = [(name, name) for name in ('training_node', 'simulator_node', 'expert_node')]
     found = [(path, profile.get('node'), profile.get('ns')) for path, profile in profiles()]
-    assert found == [(f'/vla_alignment_ros/{name}', name, '/') for name in names]
+    assert found == [(f'/vla_alignment_ros/{path}', name, '/') for name, path in modes + others]
 
 
-@pytest.mark.parametrize('kind', [PolicyNode, TrainingNode, SimulatorNode, ExpertNode])
-def test_a_node_is_allowed_exactly_what_it_uses(ros, checkpoint, tmp_path, kind):
+@pytest.mark.parametrize(
+    ('kind', 'mode'),
+    [(PolicyNode, 'act'), (PolicyNode, 'inline'), (PolicyNode, 'shadow'), (TrainingNode, ''),
+     (SimulatorNode, ''), (ExpertNode, '')],
+)  # fmt: skip
+def test_a_node_is_allowed_exactly_what_it_uses(ros, checkpoint, tmp_path, kind, mode):
     given = {
-        PolicyNode: {'checkpoint': str(checkpoint), 'use_sim_time': True},
+        PolicyNode: {'checkpoint': str(checkpoint), 'use_sim_time': True, 'mode': mode},
         TrainingNode: {'folder': str(tmp_path), 'use_sim_time': True},
         SimulatorNode: {'reset_on_start': False},  # it is the clock
         ExpertNode: {'use_sim_time': True},
@@ -108,7 +113,8 @@ def test_a_node_is_allowed_exactly_what_it_uses(ros, checkpoint, tmp_path, kind)
     node = ros.add(kind, **given[kind])
     if hasattr(node, 'bring_up'):
         assert node.bring_up(), node.last_error
-    rules = allowed(f'/vla_alignment_ros/{node.get_name()}')
+    enclave = f'/vla_alignment_ros/{node.get_name()}'
+    rules = allowed(enclave if mode in ('', 'act') else f'{enclave}_{mode}')
     found = used(node)
     for use in USES:
         assert found[use] == rules[use], f'{node.get_name()}: {" ".join(use)}'

@@ -150,7 +150,7 @@ def make_runner(
     if options.in_process:
         import torch
 
-        from vla_alignment_ros.control.pipeline import PipelineConfig
+        from vla_alignment_ros.control.decisions import PipelineConfig
         from vla_alignment_ros.evaluation.rollout import InProcessRunner
         from vla_alignment_ros.policy.policy import Policy
 

@@ -9,132 +9,21 @@ control rate's. The policy runs outside the lock, so a long decision never delay
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 import threading
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from vla_alignment_ros.control.codecs import gripper_index, make_codec
 from vla_alignment_ros.control.continuation import Continuation
-from vla_alignment_ros.control.executor import ChunkExecutor, EXECUTIONS, NEWEST, REALTIME
+from vla_alignment_ros.control.decisions import Command, PipelineConfig, PolicyLike, Verdict
+from vla_alignment_ros.control.executor import ChunkExecutor, REALTIME
 from vla_alignment_ros.control.gate import AlignmentGate, HOLD, SLOW
 from vla_alignment_ros.control.guard import ActionGuard
 from vla_alignment_ros.control.travel import Travel
 from vla_alignment_ros.embodiment import Embodiment
-from vla_alignment_ros.errors import ConfigError, ControlError
-from vla_alignment_ros.observation import ActionChunk, Observation
-
-
-class DecidedLike(Protocol):
-    """What a policy answers."""
-
-    chunk: ActionChunk
-    vl_score: float  # 0..1, calibrated
-    action_score: float
-    margin: float
-    grounding: Mapping[str, Any]  # word → heat-maps, where asked for
-    latency_s: float
-
-
-class PolicyLike(Protocol):
-    """What the pipeline needs of a policy."""
-
-    def step(
-        self,
-        observation: Observation,
-        candidates: int = ...,
-        seed: int | None = ...,
-        grounding: bool = ...,
-        plan: Continuation | None = ...,  # only with `execution: realtime`
-    ) -> DecidedLike: ...
-
-    def reset(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class PipelineConfig:
-    """How decisions become motion. The gate's own limits are checked where it is built."""
-
-    go: float = 0.6  # alignment score (0..1) from which on the motion is free
-    hold: float = 0.3  # below it the robot stands still; between the two it goes slowly
-    hysteresis: float = 0.05  # how far a score must pass a threshold to leave a state
-    confirm: int = 2  # decisions in a row at `go` before the first motion
-    dwell: int = 2  # decisions in a row before the state changes
-    candidates: int | None = None  # chunks drawn per decision; None: as the policy likes
-    seed: int = 0  # of the candidates' noise; decision n after a reset always draws the same
-    slow_speed: float = 0.5  # share of the motion while the gate says 'slow'
-    help_s: float = 3.0  # seconds of hold by the gate until `needs_help`
-    # which of the chunks that overlap is executed, see ChunkExecutor; 'ensemble' costs success
-    execution: str = NEWEST
-    ensemble_decay: float = 0.01  # the larger, the more the oldest chunk counts
-    max_gap_s: float = 2.0  # a longer pause between observations starts anew
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.slow_speed <= 1.0:
-            raise ConfigError(f'slow_speed must be within (0, 1], got {self.slow_speed}')
-        if self.execution not in EXECUTIONS:
-            raise ConfigError(
-                f'execution must be one of {", ".join(EXECUTIONS)}, got {self.execution!r}'
-            )
-        if not self.max_gap_s > 0.0:
-            raise ConfigError(f'max_gap_s must be positive, got {self.max_gap_s}')
-        if self.candidates is not None and self.candidates < 1:
-            raise ConfigError(f'candidates must be at least 1, got {self.candidates}')
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One decision and what was made of it."""
-
-    ts_ns: int  # of the observation
-    instruction: str
-    vl_score: float
-    action_score: float
-    margin: float
-    gate: str  # 'go', 'slow' or 'hold'
-    refused: str | None  # why the whole chunk was thrown away, if it was
-    chunk: ActionChunk  # as proposed; limits apply when it is executed
-    latency_s: float  # of the policy alone
-    grounding: Mapping[str, Any] = field(default_factory=dict)
-
-    def key_values(self) -> dict[str, str]:
-        """Return the figures as text, for a diagnostic message."""
-        return {
-            'ts_ns': str(self.ts_ns),
-            'instruction': self.instruction,
-            'vl_score': f'{self.vl_score:.6f}',
-            'action_score': f'{self.action_score:.6f}',
-            'margin': f'{self.margin:.6f}',
-            'gate': self.gate,
-            'refused': self.refused or '',
-            'latency_s': f'{self.latency_s:.6f}',
-        }
-
-
-@dataclass(frozen=True)
-class Command:
-    """What to publish now; topics in the order in which they are to be published."""
-
-    messages: dict[str, bytes]
-    action: np.ndarray | None  # (7,) float64 physical units; None where nothing is known yet
-    state: str  # 'go', 'slow' or 'hold'
-    reason: str = ''  # why it holds
-    clipped: bool = False
-    instruction: str = ''  # what it answers
-    instruction_id: int = 0  # goes up with every change of the instruction; 0: none yet
-    needs_help: str = ''  # what a person should look at, where the gate held for too long
-
-    def key_values(self) -> dict[str, str]:
-        """Return what it says beside the motion as text, for a diagnostic message."""
-        return {
-            'state': self.state,
-            'reason': self.reason,
-            'instruction': self.instruction,
-            'instruction_id': str(self.instruction_id),
-            'needs_help': self.needs_help,
-        }
+from vla_alignment_ros.errors import ControlError
+from vla_alignment_ros.observation import Observation
 
 
 class DecisionPipeline:
@@ -251,9 +140,9 @@ class DecisionPipeline:
         decided = self.policy.step(observation, **asked)
         with self._lock:
             if epoch != self._epoch:
-                return _verdict(decided, HOLD, 'a reset came while it was being made')
+                return Verdict.of(decided, HOLD, 'a reset came while it was being made')
             if not timely or instruction_id != self._instruction_id:
-                return _verdict(decided, HOLD, 'another instruction came while it was being made')
+                return Verdict.of(decided, HOLD, 'another instruction came meanwhile')
             if self._plan_is_foreign:
                 self._executor.flush()
                 self._plan_is_foreign = False
@@ -270,7 +159,7 @@ class DecisionPipeline:
             if gate == HOLD and not refused:
                 self._reason = f'alignment score {decided.vl_score:.2f}: {gate}'
             self._seen = observation
-            return _verdict(decided, gate, refused)
+            return Verdict.of(decided, gate, refused)
 
     def command(self, ts_ns: int) -> Command:
         """Return the command for the control step that begins at ts_ns."""
@@ -383,19 +272,4 @@ def _make_gate(config: PipelineConfig) -> AlignmentGate:
         confirm=config.confirm,
         dwell=config.dwell,
         help_s=config.help_s,
-    )
-
-
-def _verdict(decided: Any, gate: str, refused: str | None) -> Verdict:
-    return Verdict(
-        ts_ns=decided.chunk.ts_ns,
-        instruction=decided.chunk.instruction,
-        vl_score=float(decided.vl_score),
-        action_score=float(decided.action_score),
-        margin=float(decided.margin),
-        gate=gate,
-        refused=refused,
-        chunk=decided.chunk,
-        latency_s=float(decided.latency_s),
-        grounding=decided.grounding or {},
     )

@@ -235,6 +235,38 @@ class ShadowVerifier:
         return None
 
 
+class ShadowPolicy:
+    """A `ShadowVerifier` behind the interface of a policy: for a pipeline that sends nothing.
+
+    Where nothing new can be judged it refuses to answer.
+    """
+
+    def __init__(self, verifier: ShadowVerifier) -> None:
+        self.verifier = verifier
+
+    def reset(self) -> None:
+        """What the other policy does goes on, whatever is reset here."""
+
+    def step(
+        self,
+        observation: Observation,
+        candidates: int | None = None,
+        seed: int | None = None,
+        grounding: bool = False,
+        plan: Any = None,
+    ) -> Judgement:
+        """Judge the newest that can be, once this observation is known too.
+
+        Raises:
+            ControlError: there is nothing new to judge.
+        """
+        self.verifier.see(observation)
+        found = self.verifier.judge()
+        if found is None:
+            raise ControlError('the other policy has done nothing new that can be judged')
+        return found
+
+
 class InlinePolicy:
     """The other policy behind ours: a `DecisionPipeline` runs it in place of one of its own.
 

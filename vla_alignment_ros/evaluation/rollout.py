@@ -15,7 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from vla_alignment_ros.control.pipeline import DecisionPipeline, PipelineConfig, PolicyLike
+from vla_alignment_ros.control.decisions import PipelineConfig, PolicyLike
+from vla_alignment_ros.control.pipeline import DecisionPipeline
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.evaluation.episode import (
     Decided,

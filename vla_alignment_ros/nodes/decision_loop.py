@@ -1,8 +1,7 @@
 """From raw messages to commands: newest bytes in, one inference thread, commands out.
 
 No ROS in here. Callbacks only push bytes; they are decoded when a decision starts, so frames that
-nobody decides on cost nothing. The steady clock judges silence, stamps are the time of the
-commands.
+nobody decides on cost nothing. The steady clock judges silence, commands have the time of stamps.
 
 Two ways to run: at the control rate (`tick` sends the planned action that is due, decisions come
 in beside it; what is old by its stamp is not acted on either), or on arrival (every complete
@@ -20,7 +19,8 @@ import time
 import traceback
 
 from vla_alignment_ros.control.buffer import ObservationBuffer
-from vla_alignment_ros.control.pipeline import Command, DecisionPipeline, Verdict
+from vla_alignment_ros.control.decisions import Command, Verdict
+from vla_alignment_ros.control.pipeline import DecisionPipeline
 from vla_alignment_ros.errors import VlaError, WireError
 from vla_alignment_ros.nodes.diagnostics import Causes, Percentiles
 from vla_alignment_ros.nodes.outlet import CommandOutlet

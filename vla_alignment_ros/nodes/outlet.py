@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_alignment_ros.control.pipeline import Command
+from vla_alignment_ros.control.decisions import Command
 
 STOP_STEPS = 50  # at most so many commands to come to rest
 

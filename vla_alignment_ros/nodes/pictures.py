@@ -13,7 +13,7 @@ import traceback
 from typing import Any
 
 from vla_alignment_ros import wire
-from vla_alignment_ros.control.pipeline import PipelineConfig, Verdict
+from vla_alignment_ros.control.decisions import PipelineConfig, Verdict
 from vla_alignment_ros.evaluation.overlay import grounding_picture
 from vla_alignment_ros.nodes.runtime import Worker
 from vla_alignment_ros.observation import Observation

@@ -6,6 +6,9 @@ topics, `~/action_chunk` (JointTrajectory: the seven action names, H points),
 `~/decision` and `~/status` (DiagnosticStatus), `/diagnostics`, and while somebody looks
 `~/grounding/image` (Image). `~/reload` and the parameter `checkpoint` exchange the model.
 
+In mode `shadow` it scores the actions of another policy, from `~/input/…` (see `other_input`), and
+has no command topics; in mode `inline` it passes them on, through the same gate and guard.
+
 It holds while inputs are missing or too old, while the alignment gate says so, and when it is
 deactivated or interrupted; a hold goes on being published.
 """
@@ -22,7 +25,7 @@ from rclpy.timer import Timer
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.control.codecs import encode_chunk
-from vla_alignment_ros.control.pipeline import Verdict
+from vla_alignment_ros.control.decisions import Verdict
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.nodes.decision_loop import DecisionLoop
 from vla_alignment_ros.nodes.diagnostics import (
@@ -34,6 +37,8 @@ from vla_alignment_ros.nodes.diagnostics import (
     WARN,
 )
 from vla_alignment_ros.nodes.lifecycle import ManagedNode
+from vla_alignment_ros.nodes.models import load_model, Model
+from vla_alignment_ros.nodes.other_input import OtherInput
 from vla_alignment_ros.nodes.parameters import Parameters
 from vla_alignment_ros.nodes.pictures import Pictures
 from vla_alignment_ros.nodes.qos import (
@@ -46,8 +51,8 @@ from vla_alignment_ros.nodes.qos import (
 )
 from vla_alignment_ros.nodes.reloads import Reloads
 from vla_alignment_ros.nodes.runtime import run
-from vla_alignment_ros.nodes.schemas import PolicyParameters
-from vla_alignment_ros.nodes.serving import load_model, Model, Serving
+from vla_alignment_ros.nodes.schemas import ACT, PolicyParameters, SHADOW
+from vla_alignment_ros.nodes.serving import Serving
 
 CHUNK_TOPIC = '~/action_chunk'
 SCORE_TOPIC = '~/alignment_score'
@@ -69,13 +74,12 @@ class PolicyNode(ManagedNode):
         )
         self._commands: RawPublishers | None = None
         self._inputs: list[Subscription] = []
-        self._scores = RawPublishers(
-            self,
-            {
-                CHUNK_TOPIC: 'trajectory_msgs/msg/JointTrajectory',
-                SCORE_TOPIC: 'std_msgs/msg/Float64MultiArray',
-            },
-        )
+        self._other: OtherInput | None = None
+        self._acts = self.settings.current.mode == ACT
+        told = {SCORE_TOPIC: 'std_msgs/msg/Float64MultiArray'}
+        if self._acts:
+            told[CHUNK_TOPIC] = 'trajectory_msgs/msg/JointTrajectory'
+        self._scores = RawPublishers(self, told)
         self._pictures = RawPublishers(self, {PICTURE_TOPIC: 'sensor_msgs/msg/Image'})
         self._decision = advertise(self, '~/decision', STATUS, reliable(50))
         self._status = advertise(self, '~/status', STATUS, latched())
@@ -110,11 +114,13 @@ class PolicyNode(ManagedNode):
     def _serve(self, chosen: PolicyParameters, model: Model) -> None:
         embodiment = model.policy.embodiment
         # bound here: a decision may still be under way when the node forgets all of this
-        commands = self._commands = RawPublishers(self, embodiment.command_topics())
+        mute = chosen.mode == SHADOW
+        topics = {} if mute else embodiment.command_topics()
+        commands = self._commands = RawPublishers(self, topics)
         self._serving = Serving(
             chosen,
             model,
-            send=lambda command: commands.publish(command.messages),
+            send=lambda command: commands.publish({} if mute else command.messages),
             report=partial(self._tell, embodiment),
             pictures=Pictures(
                 chosen.picture_hz,
@@ -134,6 +140,8 @@ class PolicyNode(ManagedNode):
             self._inputs.append(
                 subscribe_raw(self, topic, msgtype, partial(self._on_message, topic), qos)
             )
+        if self._serving.other is not None:
+            self._other = OtherInput(self, self._serving.other, self._now_ns)
         period_s = 1.0 / embodiment.rate_hz
         self._tickers = [
             self.create_timer(period_s, self._on_tick),  # the robot's time, or a simulation's
@@ -154,6 +162,9 @@ class PolicyNode(ManagedNode):
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
         self._inputs = []
+        if self._other is not None:
+            self._other.destroy()
+            self._other = None
         for timer in self._tickers:
             self.destroy_timer(timer)
         self._tickers = []
@@ -200,7 +211,7 @@ class PolicyNode(ManagedNode):
         """Publish one decision; the command went out before."""
         scores = [verdict.vl_score, verdict.action_score, verdict.margin]
         messages = {SCORE_TOPIC: wire.encode_float64_multi_array(scores, SCORES)}
-        if not verdict.refused:
+        if not verdict.refused and self._acts:
             messages[CHUNK_TOPIC] = encode_chunk(embodiment, verdict.chunk)
         self._scores.publish(messages)
         name = self.get_fully_qualified_name()

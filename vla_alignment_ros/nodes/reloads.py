@@ -17,9 +17,10 @@ from std_srvs.srv import Trigger
 
 from vla_alignment_ros.errors import ConfigError, VlaError
 from vla_alignment_ros.nodes.diagnostics import Causes
+from vla_alignment_ros.nodes.models import Model
 from vla_alignment_ros.nodes.runtime import ClosingError, off_executor, Worker
 from vla_alignment_ros.nodes.schemas import PolicyParameters
-from vla_alignment_ros.nodes.serving import Model, Serving
+from vla_alignment_ros.nodes.serving import Serving
 
 CHECKPOINT = 'checkpoint'
 Outcome = tuple[Serving, Model] | VlaError

@@ -8,6 +8,7 @@ from vla_alignment_ros.control.executor import EXECUTIONS
 from vla_alignment_ros.nodes.parameters import parameter
 
 SPLITS = ('train', 'val', 'seen', 'unseen_objects', 'unseen_phrases', 'swapped', 'absent')
+ACT, SHADOW, INLINE = MODES = ('act', 'shadow', 'inline')
 STORAGES = ('mcap', 'sqlite3')
 
 
@@ -92,6 +93,18 @@ class PolicyParameters:
         'Checkpoint folder; its embodiment names the topics. Set while the node serves, it is '
         'loaded beside the old one and takes its place, or is refused.',
         live=True,
+    )
+    mode: str = parameter(
+        'act',
+        "act: command the robot. shadow: only score another policy's actions, from ~/input/…, and "
+        'have no command topics at all. inline: pass its actions on, through gate and guard.',
+        choices=MODES,
+    )
+    min_margin: float = parameter(
+        -2.0,
+        "Mode inline: hold where the other policy's actions score so much below the mean of our "
+        'own candidates; -2 lets everything pass.',
+        low=-2.0, high=2.0,
     )
     device: str = parameter('auto', 'Torch device: auto, cpu, cuda, cuda:0 …')
     threads: int = parameter(

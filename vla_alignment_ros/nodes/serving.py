@@ -1,80 +1,41 @@
 """A robot being served: the decision loop, and the model that decides in it just now.
 
-No ROS in here. A model is loaded, checked and warmed up before anybody serves with it; while one
-serves, another of the same embodiment can take its place between two decisions.
+No ROS in here. While one model serves, another of the same embodiment can take its place between
+two decisions; and its decisions can be its own actions, or its judgement of another policy's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 import threading
 import time
 from typing import Any
 
-import torch
-
-from vla_alignment_ros.control.pipeline import Command, DecisionPipeline, PipelineConfig, Verdict
-from vla_alignment_ros.errors import CheckpointError, ConfigError, VlaError
+from vla_alignment_ros.control.decisions import (
+    Command,
+    DecidedLike,
+    PipelineConfig,
+    PolicyLike,
+    Verdict,
+)
+from vla_alignment_ros.control.executor import REALTIME
+from vla_alignment_ros.control.pipeline import DecisionPipeline
+from vla_alignment_ros.control.shadow import (
+    InlinePolicy,
+    OtherPolicy,
+    ShadowPolicy,
+    ShadowVerifier,
+)
+from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.nodes.decision_loop import DecisionLoop, LoopConfig
 from vla_alignment_ros.nodes.health import Arrivals, judge
+from vla_alignment_ros.nodes.models import load_model, Model
 from vla_alignment_ros.nodes.pictures import Pictures
-from vla_alignment_ros.nodes.schemas import PolicyParameters
+from vla_alignment_ros.nodes.schemas import ACT, INLINE, PolicyParameters, SHADOW
 from vla_alignment_ros.observation import Observation
-from vla_alignment_ros.policy.policy import Decision, Policy
-from vla_alignment_ros.policy.threads import fastest_threads
+from vla_alignment_ros.policy.policy import Policy
 
 DIFFERENCES = 5  # that are named when an embodiment is refused
-
-
-@dataclass(frozen=True)
-class Model:
-    """A policy that has answered, and where it is from."""
-
-    folder: str  # as it was asked for
-    policy: Policy
-    warm_s: float  # median of a decision
-    threads: int  # torch threads
-
-    def __str__(self) -> str:
-        policy = self.policy
-        return (
-            f'{self.folder}: {policy.embodiment.name} on {policy.device}, '
-            f'{self.warm_s * 1e3:.1f} ms a decision, torch threads: {self.threads}'
-        )
-
-    @property
-    def revision(self) -> str:
-        """Of the source that it was trained with; empty where that is not known."""
-        return str(self.policy.checkpoint.training.get('git_revision') or '')[:12]
-
-
-def load_model(folder: str, device: str, threads: int) -> Model:
-    """Load, check and warm up a checkpoint, which takes seconds.
-
-    threads: torch threads on the CPU; 0 measures one against all cores with this very model.
-
-    Raises:
-        VlaError: the folder is no checkpoint that can serve here; the message says why.
-    """
-    if not folder:
-        raise ConfigError('give the checkpoint folder: -p checkpoint:=FOLDER')
-    torch.set_num_threads(threads or 1)  # of this thread, and of those that begin later
-    try:
-        policy = Policy.load(Path(folder).expanduser(), device=device)
-        warm_s = policy.warm_up()
-        if not threads and policy.device.type == 'cpu':
-            threads = fastest_threads(lambda: policy.warm_up(1))
-            warm_s = policy.warm_up()
-    except VlaError:
-        raise
-    except Exception as error:  # no memory, or a model that does not fit its robot
-        raise CheckpointError(
-            f'{folder} cannot answer an observation of its own embodiment: '
-            f'{type(error).__name__}: {error}'
-        ) from error
-    return Model(folder, policy, warm_s, threads or 1)
 
 
 class Serving:
@@ -103,6 +64,8 @@ class Serving:
         self.exchanges = 0
         self.arrivals = Arrivals(self.embodiment)
         self.pictures = pictures
+        # whose actions are judged, where they are not our own
+        self.other = None if chosen.mode == ACT else OtherPolicy(self.embodiment)
         self._chosen = chosen
         self._report = report
         self._observation: Observation | None = None  # that is being decided on
@@ -111,7 +74,7 @@ class Serving:
         self._closed = False
         config = _pipeline_config(chosen, model.policy)
         self.loop = DecisionLoop(
-            DecisionPipeline(self.embodiment, _Watched(model.policy, self._look), config),
+            DecisionPipeline(self.embodiment, self._decider(model.policy), config),
             LoopConfig(on_arrival=chosen.act_on_arrival, watchdog_s=chosen.watchdog_s),
             send,
             self._tell,
@@ -169,7 +132,8 @@ class Serving:
                 'Topics and limits stay while a robot is served: clean up and configure again'
             )
         # refuses thresholds that make no gate
-        DecisionPipeline(self.embodiment, policy, _pipeline_config(self._chosen, policy))
+        decider = self._decider(policy)
+        DecisionPipeline(self.embodiment, decider, _pipeline_config(self._chosen, policy))
         return model
 
     def exchange(self, model: Model) -> None:
@@ -182,11 +146,21 @@ class Serving:
         with self._exchanging:
             if self._closed:
                 raise ConfigError('the node was cleaned up while the checkpoint was loading')
-            watched = _Watched(model.policy, self._look)
             with self.loop.deciding:
-                self.loop.pipeline.exchange(watched, config)
+                self.loop.pipeline.exchange(self._decider(model.policy), config)
             self.model = model
             self.exchanges += 1
+
+    def _decider(self, policy: Policy) -> PolicyLike:
+        """Who answers observations: the policy, or another one that it judges."""
+        chosen, decider = self._chosen, policy
+        if chosen.mode == SHADOW:
+            decider = ShadowPolicy(
+                ShadowVerifier(self.other, policy, max(1, chosen.candidates), chosen.seed)
+            )
+        elif chosen.mode == INLINE:
+            decider = InlinePolicy(self.other, policy, chosen.min_margin)
+        return _Watched(decider, self._look)
 
     def close(self) -> None:
         """Stop for good."""
@@ -201,7 +175,7 @@ class Serving:
         """An observation is about to be decided on; whether to say where its words point."""
         self._observation = observation
         self.arrivals.used(observation.stamps_ns)
-        return self.pictures.due()
+        return self.other is None and self.pictures.due()
 
     def _tell(self, verdict: Verdict) -> None:
         self._report(verdict)
@@ -211,17 +185,21 @@ class Serving:
 class _Watched:
     """A policy that is looked at while it looks; see `PolicyLike`."""
 
-    def __init__(self, policy: Policy, look: Callable[[Observation], bool]) -> None:
+    def __init__(self, policy: PolicyLike, look: Callable[[Observation], bool]) -> None:
         self._policy, self._look = policy, look
 
     def reset(self) -> None:
         self._policy.reset()
 
-    def step(self, observation: Observation, **asked: Any) -> Decision:
+    def step(self, observation: Observation, **asked: Any) -> DecidedLike:
         return self._policy.step(observation, **asked | {'grounding': self._look(observation)})
 
 
 def _pipeline_config(chosen: PolicyParameters, policy: Policy) -> PipelineConfig:
+    if chosen.mode != ACT and chosen.execution == REALTIME:
+        raise ConfigError(
+            "execution realtime is for our own actions: another policy's go on from no plan"
+        )
     calibration = policy.calibration
     config = {
         'go': chosen.gate_go if chosen.gate_go >= 0.0 else calibration.go,

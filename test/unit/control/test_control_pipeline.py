@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scripted_policy import ScriptedPolicy
 
-from vla_alignment_ros.control.pipeline import DecisionPipeline, PipelineConfig
+from vla_alignment_ros.control.decisions import PipelineConfig
+from vla_alignment_ros.control.pipeline import DecisionPipeline
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.observation import Observation

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from vla_alignment_ros.control.codecs import encode_chunk, make_codec
-from vla_alignment_ros.control.pipeline import DecisionPipeline, PipelineConfig
+from vla_alignment_ros.control.decisions import PipelineConfig
+from vla_alignment_ros.control.pipeline import DecisionPipeline
 from vla_alignment_ros.control.shadow import InlinePolicy, OtherPolicy, ShadowVerifier
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ConfigError, ControlError

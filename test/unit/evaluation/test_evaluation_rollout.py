@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scripted_policy import answer
 
-from vla_alignment_ros.control.pipeline import PipelineConfig
+from vla_alignment_ros.control.decisions import PipelineConfig
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.evaluation.episode import EpisodeLimits

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vla_alignment_ros.control.continuation import Continuation
-from vla_alignment_ros.control.pipeline import DecisionPipeline, PipelineConfig
+from vla_alignment_ros.control.decisions import PipelineConfig
+from vla_alignment_ros.control.pipeline import DecisionPipeline
 from vla_alignment_ros.observation import Observation
 from vla_alignment_ros.policy.head import FlowActionHead
 from vla_alignment_ros.policy.policy import Policy
