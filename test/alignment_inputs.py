@@ -57,6 +57,7 @@ def make_inputs(
         present=there[:, which],
         task=which % 3,  # 0: not known
         named=torch.full((batch,), -1),
+        holds=torch.zeros(batch, 1, dtype=torch.bool),
         images=images,
         action=action.to(dtype),
     )
@@ -86,6 +87,7 @@ def plain_inputs(
         present=referent.unsqueeze(1) == referent if present is None else present,
         task=torch.zeros_like(referent) if task is None else task,
         named=torch.full_like(referent, -1),
+        holds=torch.zeros(len(referent), 1, dtype=torch.bool),
     )
 
 
@@ -114,7 +116,7 @@ def rows(inputs: AlignmentInputs, index: torch.Tensor) -> AlignmentInputs:
         images={name: pixels[index] for name, pixels in inputs.images.items()},
         **{
             name: getattr(inputs, name)[index]
-            for name in ('group', 'referent', 'approach', 'task', 'named', 'action')
+            for name in ('group', 'referent', 'approach', 'task', 'named', 'holds', 'action')
         },
     )
 

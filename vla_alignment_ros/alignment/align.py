@@ -16,6 +16,8 @@ batch and of the queue, without. Copies and queue serve training alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 import torch.nn.functional as F
@@ -93,7 +95,8 @@ class MomentumAlignment(DualEncoder):
         if self.slow is None:
             raise ConfigError('align trains with copies of the towers: call bind with them first')
         pooled = self.embed(inputs.vision, inputs.language)
-        scenes, sentences = self._keys(inputs)
+        keys = inputs.keys or self.keys(inputs.images, inputs.language.ids)
+        scenes, sentences = keys['vision'], keys['language']  # (B, E) each
         if self.training:
             self._seen.append((inputs.referent, scenes, sentences))
         old_scenes, old_sentences, old_ids = self._remembered(inputs)
@@ -126,15 +129,20 @@ class MomentumAlignment(DualEncoder):
         return AlignmentOutput(approach_weighted(inputs, of_rows), diagnostics)
 
     @torch.no_grad()
-    def _keys(self, inputs: AlignmentInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    def keys(
+        self, images: Mapping[str, torch.Tensor], ids: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """Scenes and sentences as the slow copies embed them: (B, E) each."""
-        if not len(inputs.referent):  # towers need not know what to do with nothing
+        if not len(ids):  # towers need not know what to do with nothing
             none = self.scale.log_scale.new_zeros(0, self.embed_width)
-            return none, none
+            return {'vision': none, 'language': none}
         slow = self.slow.copies
-        scenes = slow['vision_head'](slow['vision'](inputs.images).pooled)
-        sentences = slow['language_head'](slow['language'](inputs.language.ids).pooled)
-        return F.normalize(scenes, dim=-1), F.normalize(sentences, dim=-1)
+        scenes = slow['vision_head'](slow['vision'](images).pooled)
+        sentences = slow['language_head'](slow['language'](ids).pooled)
+        return {
+            'vision': F.normalize(scenes, dim=-1),
+            'language': F.normalize(sentences, dim=-1),
+        }
 
     def _remembered(self, inputs: AlignmentInputs) -> tuple[torch.Tensor, ...]:
         """Filled rows of the queue: scenes (Q, E), sentences (Q, E), what they name (Q,)."""

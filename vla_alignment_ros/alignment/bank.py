@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 import torch.nn.functional as F
 
-from vla_alignment_ros.alignment.distributed import gather
 from vla_alignment_ros.alignment.heads import precise
 from vla_alignment_ros.alignment.losses import negative_hinge, require_finite
 from vla_alignment_ros.errors import ConfigError
@@ -31,13 +30,18 @@ class MemoryBank(nn.Module):
         size: rows kept (Q).
         width: E of the embeddings.
         modalities: their names.
+        notes: what else is kept of each pair: name -> one of it, for its shape and type.
 
     Raises:
         ConfigError: a size below 1, or no modality.
     """
 
     def __init__(
-        self, size: int, width: int, modalities: Sequence[str] = ('vision', 'language')
+        self,
+        size: int,
+        width: int,
+        modalities: Sequence[str] = ('vision', 'language'),
+        notes: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
         if size < 1 or width < 1 or not modalities:
@@ -45,9 +49,10 @@ class MemoryBank(nn.Module):
                 f'a memory bank needs a size and a width of at least 1 and a modality, '
                 f'got {size}, {width} and {list(modalities)}'
             )
-        self.size, self.modalities = size, tuple(modalities)
-        for name in self.modalities:
-            self.register_buffer(f'rows_{name}', torch.zeros(size, width))
+        kept = {name: torch.zeros(width) for name in modalities} | dict(notes or {})
+        self.size, self.kept = size, tuple(kept)
+        for name, one in kept.items():
+            self.register_buffer(f'rows_{name}', torch.zeros(size, *one.shape, dtype=one.dtype))
         self.register_buffer('row_ids', torch.full((size,), NO_ID))
         self.register_buffer('pointer', torch.zeros((), dtype=torch.int64))  # next row to fill
         self.register_buffer('filled', torch.zeros((), dtype=torch.int64))
@@ -61,46 +66,47 @@ class MemoryBank(nn.Module):
         """(Q',) ids of the filled rows, in the order of `rows`."""
         return self.row_ids[: len(self)]
 
-    def rows(self, modality: str) -> torch.Tensor:
-        """(Q', E) the filled rows of a modality; the others are never seen."""
-        return getattr(self, f'rows_{modality}')[: len(self)]
+    def rows(self, name: str) -> torch.Tensor:
+        """(Q', E) the filled rows of a modality, or (Q', …) of a note; others are never seen."""
+        return getattr(self, f'rows_{name}')[: len(self)]
 
     @torch.no_grad()
     def enqueue(self, ids: torch.Tensor, **rows: torch.Tensor) -> None:
-        """Add one batch of every modality, over the oldest rows; of a larger one its last rows.
+        """Add one batch of every modality and note, over the oldest rows.
 
-        With several processes every bank gets the rows of all of them, and so they stay alike.
+        Of a batch that is larger than the bank its last rows are kept.
+
+        With several processes enqueue the rows of the joint batch in each, so that banks stay
+        alike.
 
         Args:
             ids: (B,) int64 ≥ 0, same id: same meaning.
-            rows: modality -> (B, E).
+            rows: modality -> (B, E), note -> (B, …).
 
         Raises:
             ConfigError: a modality is missing or unknown, or a shape does not fit.
             AlignmentError: an embedding is not finite.
         """
-        if set(rows) != set(self.modalities):
+        if set(rows) != set(self.kept):
             raise ConfigError(
-                f'the bank keeps {", ".join(self.modalities)}, got {", ".join(rows) or "nothing"}'
+                f'the bank keeps {", ".join(self.kept)}, got {", ".join(rows) or "nothing"}'
             )
         for name, value in rows.items():
-            expected = (len(ids), getattr(self, f'rows_{name}').shape[1])
+            expected = (len(ids), *getattr(self, f'rows_{name}').shape[1:])
             if value.shape != expected:
                 raise ConfigError(f'{name} must be {expected}, got {tuple(value.shape)}')
             require_finite(name, value)
         if len(ids) and int(ids.min()) < 0:
             raise ConfigError(f'ids must be 0 or more, got {int(ids.min())}')
-        gathered = gather(ids, *(rows[name] for name in self.modalities))
-        kept = [value[-self.size :] for value in gathered]
-        skipped = len(gathered[0]) - len(kept[0])
-        start = int(self.pointer) + skipped
-        place = (start + torch.arange(len(kept[0]), device=ids.device)) % self.size
-        self.row_ids[place] = kept[0]
-        for name, value in zip(self.modalities, kept[1:]):
-            ring = getattr(self, f'rows_{name}')
-            ring[place] = value.to(ring.dtype)
-        self.pointer.fill_((start + len(kept[0])) % self.size)
-        self.filled.fill_(min(self.size, int(self.filled) + len(gathered[0])))
+        kept = min(len(ids), self.size)
+        start = int(self.pointer) + len(ids) - kept
+        place = (start + torch.arange(kept, device=ids.device)) % self.size
+        rings = {'row_ids': ids} | {f'rows_{name}': value for name, value in rows.items()}
+        for name, value in rings.items():
+            ring = getattr(self, name)
+            ring[place] = value[len(ids) - kept :].to(ring.dtype)
+        self.pointer.fill_((start + kept) % self.size)
+        self.filled.fill_(min(self.size, int(self.filled) + len(ids)))
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,7 @@ class HardNegativeMiner(nn.Module):
         positive: torch.Tensor,
         keys: torch.Tensor,
         key_ids: torch.Tensor,
+        refused: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Hinge against mined negatives, scored again with gradient; zero until `ready`.
 
@@ -159,10 +166,11 @@ class HardNegativeMiner(nn.Module):
             positive: (B,) cosine of each query with its match.
             keys: (Q, E), of a bank; may be in a graph.
             key_ids: (Q,).
+            refused: see `mine`.
         """
         if not self.ready or not len(keys):
             return queries.sum() * 0.0
-        found = self.mine(queries, query_ids, keys, key_ids)
+        found = self.mine(queries, query_ids, keys, key_ids, refused)
         chosen = keys[found.index]  # (B, K, E)
         similarity = torch.einsum('be,bke->bk', queries, chosen.to(queries.dtype))
         return negative_hinge(positive, similarity, found.valid, self.margin)
@@ -174,6 +182,7 @@ class HardNegativeMiner(nn.Module):
         query_ids: torch.Tensor,
         keys: torch.Tensor,
         key_ids: torch.Tensor,
+        refused: torch.Tensor | None = None,
     ) -> HardNegatives:
         """The `negatives` most similar keys with another id: exact, not approximate.
 
@@ -183,6 +192,7 @@ class HardNegativeMiner(nn.Module):
         Args:
             queries, query_ids: (B, E), (B,).
             keys, key_ids: (Q, E), (Q,); Q may be 0.
+            refused: (B, Q) bool, pairs that are no negatives although their ids differ.
 
         Raises:
             ConfigError: the shapes do not agree.
@@ -197,6 +207,10 @@ class HardNegativeMiner(nn.Module):
             raise ConfigError(
                 f'one id per row is needed, got {len(query_ids)} for {len(queries)} queries and '
                 f'{len(key_ids)} for {len(keys)} keys'
+            )
+        if refused is not None and refused.shape != (len(queries), len(keys)):
+            raise ConfigError(
+                f'refused must be ({len(queries)}, {len(keys)}), got {tuple(refused.shape)}'
             )
         require_finite('queries', queries)
         require_finite('keys', keys)
@@ -213,8 +227,9 @@ class HardNegativeMiner(nn.Module):
         with torch.autocast(queries.device.type, enabled=False):
             for start in range(0, len(queries), QUERY_ROWS):
                 part = slice(start, start + QUERY_ROWS)
+                other = None if refused is None else refused[query_order[part]]
                 found = _most_similar(
-                    queries[part], query_ids[part], keys, key_ids, key_order, count
+                    queries[part], query_ids[part], keys, key_ids, key_order, count, other
                 )
                 index[query_order[part]], valid[query_order[part]] = found
         return HardNegatives(index, valid)
@@ -227,14 +242,17 @@ def _most_similar(
     key_ids: torch.Tensor,
     key_order: torch.Tensor,
     count: int,
+    refused_keys: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`mine` for (n, E) queries; ids of both are sorted, the keys themselves are not.
+
+    refused_keys (n, Q): in the order of the keys themselves.
 
     The best K entries lie in the K groups with the best maxima. A maximum over groups is a plain
     pass over memory; `topk`, which is not, sees one number per group, and then the entries of K
     groups, which are scored again.
     """
-    best = _group_maxima(queries, query_ids, keys, key_ids, key_order)  # (n, G)
+    best = _group_maxima(queries, query_ids, keys, key_ids, key_order, refused_keys)  # (n, G)
     chosen = best.topk(min(count, best.shape[1]), sorted=False).indices
     steps = torch.arange(GROUP, device=keys.device)
     place = (chosen.unsqueeze(2) * GROUP + steps).flatten(1)  # (n, C)
@@ -242,6 +260,8 @@ def _most_similar(
     place = place.masked_fill(beyond, 0)
     refused = beyond | (key_ids[place] == query_ids.unsqueeze(1))
     candidates = key_order[place]
+    if refused_keys is not None:
+        refused |= refused_keys.gather(1, candidates)
     similarity = queries.new_empty(place.shape)
     rows = min(len(queries), max(1, BUFFER_ENTRIES // (place.shape[1] * keys.shape[1])))
     buffer = queries.new_empty(rows * place.shape[1], keys.shape[1])
@@ -265,8 +285,9 @@ def _group_maxima(
     keys: torch.Tensor,
     key_ids: torch.Tensor,
     key_order: torch.Tensor,
+    refused_keys: torch.Tensor | None,
 ) -> torch.Tensor:
-    """(n, G) the best similarity of each query in each group of keys, same ids left out."""
+    """(n, G) the best similarity of each query in each group of keys, what is refused left out."""
     ids, counts = query_ids.unique_consecutive(return_counts=True)
     first_row = [0, *counts.cumsum(0).tolist()]
     left = torch.searchsorted(key_ids, ids).tolist()
@@ -283,6 +304,9 @@ def _group_maxima(
         similarity = buffer[: -(-(stop - start) // GROUP) * GROUP]
         torch.mm(some, queries.T, out=similarity[: stop - start])
         similarity[stop - start :] = float('-inf')
+        if refused_keys is not None:
+            other = refused_keys[:, key_order[start:stop]]
+            similarity[: stop - start].masked_fill_(other.T, float('-inf'))
         for row, (lower, upper) in enumerate(zip(left, right)):
             if lower < stop and upper > start:
                 same = slice(max(lower - start, 0), upper - start)

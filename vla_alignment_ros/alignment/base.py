@@ -30,15 +30,9 @@ class Labels:
     cells: torch.Tensor  # (B, N) int64 into `names`; 0: nothing that has a name, −1: not known
     names: torch.Tensor  # (K, W) int64 word ids of each name, padded with 0; row 0 is empty
     untold: torch.Tensor  # (P, 2) int64 (name, word id): see `labels.untold_contrasts`
-
-
-@dataclass(frozen=True)
-class Recoloured:
-    """Copies of some rows whose colours are not those of the things: shapes are the same."""
-
-    vision: VisionFeatures
-    cells: torch.Tensor  # (R, N) as `Labels.cells`
-    colours: torch.Tensor  # (W,) ids of the words that say nothing about them
+    colours: torch.Tensor = field(  # (W,) int64 ids of the words that say a colour
+        default_factory=lambda: torch.zeros(0, dtype=torch.int64)
+    )
 
 
 @dataclass(frozen=True)
@@ -54,8 +48,11 @@ class AlignmentInputs:
     task: torch.Tensor  # (B,) int64 kind of task the recorder noted; 0: not known
     named: torch.Tensor  # (B,) int64 id in `Labels.names` of what the sentence names; −1: none
     images: Mapping[str, torch.Tensor] = field(default_factory=dict)  # camera -> (B, h, w, 3)
+    keys: Mapping[str, torch.Tensor] = field(default_factory=dict)  # of `AlignmentStrategy.keys`
     labels: Labels | None = None
-    recoloured: Recoloured | None = None
+    recoloured: VisionFeatures | None = None  # (R, …) scenes again, in other colours
+    recoloured_cells: torch.Tensor | None = None  # (R, N) what they show, as `Labels.cells`
+    holds: torch.Tensor | None = None  # (scene, name) bool: known to be there; None: nothing is
     # for the verifier
     fused: torch.Tensor | None = None  # (B, D) scene read with its own sentence
     fused_swapped: torch.Tensor | None = None  # (B, D) the scene read with another row's sentence
@@ -82,6 +79,16 @@ class AlignmentStrategy(nn.Module, abc.ABC):
 
     def bind(self, vision: nn.Module, language: nn.Module) -> None:
         """Called once with the towers when training begins, for strategies that copy them."""
+
+    def keys(
+        self, images: Mapping[str, torch.Tensor], ids: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """What the strategy reads itself from images and word ids (B, L), row by row: (B, …) each.
+
+        Without gradient. Where rows were put together from several parts or processes, the
+        images of all are nowhere together, so `AlignmentInputs.keys` brings these instead.
+        """
+        return {}
 
     @abc.abstractmethod
     def embed(

@@ -7,11 +7,14 @@ those of the last part, so the most specific one is named last.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
+from typing import Any
 
 import torch
 from torch import nn
 
 from vla_alignment_ros.alignment.base import AlignmentInputs, AlignmentOutput, AlignmentStrategy
+from vla_alignment_ros.alignment.mining import embedding_width, NegativeMining
 from vla_alignment_ros.alignment.verifier import ActionVerifier
 from vla_alignment_ros.encoders.language import LanguageFeatures
 from vla_alignment_ros.encoders.vision import VisionFeatures
@@ -29,6 +32,8 @@ class Alignment(nn.Module):
         super().__init__()
         self.parts = nn.ModuleDict(parts)
         self.verifier = ActionVerifier(width)
+        self.mining: NegativeMining | None = None
+        self._width = width
         self._scoring = list(parts)[-1]
 
     @property
@@ -39,16 +44,29 @@ class Alignment(nn.Module):
     @property
     def training_only(self) -> tuple[str, ...]:
         """Prefixes of this module's state that a checkpoint leaves out."""
-        return tuple(
+        parts = tuple(
             f'parts.{name}.{prefix}'
             for name, part in self.parts.items()
             for prefix in part.training_only
         )
+        return parts if self.mining is None else (*parts, 'mining.')
 
     def bind(self, vision: nn.Module, language: nn.Module) -> None:
         """See `AlignmentStrategy.bind`."""
         for part in self.parts.values():
             part.bind(vision, language)
+
+    def mine(self, names: int, **settings: Any) -> None:
+        """Add hard negatives for the scoring part: arguments of `mining.NegativeMining`.
+
+        Called, if at all, when training begins.
+
+        Raises:
+            ConfigError: a setting is out of range.
+        """
+        embed = embedding_width(self.scoring, self._width)
+        self.mining = NegativeMining(embed, names, **settings)
+        self.mining.to(next(self.parameters()).device)
 
     # -- scores, see AlignmentStrategy ------------------------------------------------------------
 
@@ -78,11 +96,26 @@ class Alignment(nn.Module):
 
     # -- losses -----------------------------------------------------------------------------------
 
+    def keys(
+        self, images: Mapping[str, torch.Tensor], ids: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """See `AlignmentStrategy.keys`; those of each part are called `<part>.<key>`."""
+        return {
+            f'{name}.{key}': value
+            for name, part in self.parts.items()
+            for key, value in part.keys(images, ids).items()
+        }
+
     def forward(self, inputs: AlignmentInputs) -> AlignmentOutput:
-        """The losses of every part and of the verifier, named `<part>_<loss>`."""
-        losses, diagnostics = {}, {}
-        for name, part in {**self.parts, 'verifier': self.verifier}.items():
-            output = part(inputs)
+        """The losses of every part, the verifier and the miner, named `<part>_<loss>`."""
+        losses, diagnostics, outputs = {}, {}, {}
+        for name, part in self.parts.items():
+            outputs[name] = part(dataclasses.replace(inputs, keys=_of(name, inputs.keys)))
+        outputs['verifier'] = self.verifier(inputs)
+        if self.mining is not None:
+            embeddings = self.embed(inputs.vision, inputs.language)
+            outputs['mining'] = self.mining(embeddings, inputs)
+        for name, output in outputs.items():
             losses.update({f'{name}_{key}': value for key, value in output.losses.items()})
             diagnostics.update({f'{name}_{key}': v for key, v in output.diagnostics.items()})
         return AlignmentOutput(losses, diagnostics)
@@ -92,3 +125,11 @@ class Alignment(nn.Module):
         for part in self.parts.values():
             part.after_step()
         self.verifier.after_step()
+        if self.mining is not None:
+            self.mining.after_step()
+
+
+def _of(part: str, keys: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The keys of one part, called as the part itself does."""
+    start = f'{part}.'
+    return {name[len(start) :]: v for name, v in keys.items() if name.startswith(start)}

@@ -74,7 +74,9 @@ def distributed_info_nce(
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Mean of every gradient over processes; a parameter without one counts as zero.
+    """Mean of every gradient over processes; where a process has none it counts as zero.
+
+    A parameter that no process has a gradient of keeps none, as in a single process.
 
     One exchange for all, for gradients that were collected without DDP's own exchange
     (`training.gradcache`). With one process nothing changes.
@@ -83,13 +85,45 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     wanted = [p for p in parameters if p.requires_grad]
     if processes == 1 or not wanted:
         return
-    flat = torch.cat(
-        [precise(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in wanted]
-    )
+    found = torch.tensor([p.grad is not None for p in wanted], device=wanted[0].device).int()
+    distributed.all_reduce(found)
+    used = [p for p, count in zip(wanted, found.tolist()) if count]
+    for parameter in used:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    _average([parameter.grad for parameter in used])
+
+
+@torch.no_grad()
+def average_statistics(network: nn.Module) -> None:
+    """Mean of the running statistics of batch norms over processes.
+
+    Each process sees its own rows only; a mean of their statistics is that of all rows, but for
+    how much the means of the processes differ. With one process nothing changes.
+    """
+    if world()[1] > 1:
+        norms = (m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.training)
+        _average([t for norm in norms for t in (norm.running_mean, norm.running_var)])
+
+
+def largest(value: int, device: torch.device) -> int:
+    """The largest of all processes' values, for what they have to agree on."""
+    if world()[1] == 1:
+        return value
+    found = torch.tensor(value, device=device)
+    distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+    return int(found)
+
+
+def _average(tensors: list[torch.Tensor]) -> None:
+    """Replace each by its mean over processes, in one exchange."""
+    if not tensors:
+        return
+    flat = torch.cat([precise(tensor).flatten() for tensor in tensors])
     distributed.all_reduce(flat)
-    flat /= processes
-    for parameter, part in zip(wanted, flat.split([p.numel() for p in wanted])):
-        parameter.grad = part.view_as(parameter).to(parameter.dtype)
+    flat /= world()[1]
+    for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors])):
+        tensor.copy_(mean.view_as(tensor))
 
 
 def _require_equal(rows: list[int], processes: int, device: torch.device) -> None:

@@ -153,11 +153,10 @@ class GroundedAlignment(AlignmentStrategy):
             )
             if inputs.recoloured is not None:
                 # whatever the colour: also what the data cannot tell of things in their own
-                copies = inputs.recoloured
-                shapes = nominal & ~torch.isin(ids, copies.colours)
+                shapes = nominal & ~torch.isin(ids, inputs.labels.colours)
                 losses['shape'], diagnostics['shape_found'] = _word_loss(
-                    precise(self._fit(self._regions(copies.vision), words[shapes])),
-                    copies.cells,
+                    precise(self._fit(self._regions(inputs.recoloured), words[shapes])),
+                    inputs.recoloured_cells,
                     member[:, shapes],
                     torch.ones_like(member[:, shapes]),
                 )

@@ -46,6 +46,22 @@ def cell_labels(
     return torch.cat(parts, dim=1)
 
 
+def known_present(
+    referent: torch.Tensor, holds: torch.Tensor, referent_said: torch.Tensor, named: torch.Tensor
+) -> torch.Tensor:
+    """Which sentence names what is known to be in which scene: (B, M) bool.
+
+    Args:
+        referent: (B,) id of what each scene's own sentence names.
+        holds: (B, K) bool, which names are known to be in the scene.
+        referent_said: (M,) id of what each sentence names.
+        named: (M,) int64 id in K of what each sentence names; below 1: not known.
+    """
+    same = referent.unsqueeze(1) == referent_said.unsqueeze(0)
+    known = (named > 0).unsqueeze(0)
+    return same | (holds[:, named.clamp_min(0)] & known)
+
+
 def untold_contrasts(names: torch.Tensor) -> torch.Tensor:
     """Which words the data cannot rule out for which names, although they never stand in them.
 

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
+from vla_alignment_ros.alignment.heads import precise
 from vla_alignment_ros.embodiment import ACTION_DIM
 from vla_alignment_ros.policy.decoder import RememberingDecoder
 
@@ -67,31 +68,36 @@ class FlowActionHead(nn.Module):
         time = self.time(torch.cat([angle.sin(), angle.cos()], dim=1)) + condition  # (B, D)
         return self.embed(noisy) + self.position + time.unsqueeze(1)
 
-    def loss(
+    @staticmethod
+    def draw(
+        actions: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noise (B, H, 7) and time (B,) to train on chunks of that shape with.
+
+        A quarter of the rows is drawn at t = 0, where inference starts.
+        """
+        batch, device = len(actions), actions.device
+        noise = torch.randn(actions.shape, generator=generator, device=device)
+        t = torch.rand(batch, generator=generator, device=device)
+        return noise, t * (torch.rand(batch, generator=generator, device=device) > 0.25)
+
+    def errors(
         self,
         actions: torch.Tensor,
-        mask: torch.Tensor,
+        noise: torch.Tensor,
+        t: torch.Tensor,
         context: torch.Tensor,
         padding: torch.Tensor,
         condition: torch.Tensor,
-        generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Mean absolute error of the predicted chunk over valid steps, at a random time.
+        """Mean absolute error (B, H) of each step of the chunk predicted at time t.
 
-        actions (B, H, 7) normalised, mask (B, H) True where a step exists. A quarter of the
-        rows is drawn at t = 0, where inference starts.
+        actions (B, H, 7) normalised, noise and t as `draw` gives them.
         """
-        batch = len(actions)
-        device = actions.device
-        noise = torch.randn(actions.shape, generator=generator, device=device)
-        t = torch.rand(batch, generator=generator, device=device)
-        t = t * (torch.rand(batch, generator=generator, device=device) > 0.25)
         blend = t.view(-1, 1, 1)
         noisy = (1 - blend) * noise + blend * actions
         predicted = self(noisy.to(context.dtype), t.to(context.dtype), context, padding, condition)
-        error = F.l1_loss(predicted.float(), actions, reduction='none').mean(-1)  # (B, H)
-        weight = mask.float()
-        return (error * weight).sum() / weight.sum().clamp_min(1)
+        return F.l1_loss(precise(predicted), actions, reduction='none').mean(-1)
 
     @torch.no_grad()
     def sample(

@@ -14,14 +14,12 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
-from vla_alignment_ros.alignment.base import AlignmentInputs, Labels, Recoloured
-from vla_alignment_ros.alignment.labels import cell_labels
 from vla_alignment_ros.alignment.registry import make_alignment
 from vla_alignment_ros.encoders.language import LanguageFeatures
 from vla_alignment_ros.encoders.proprioception import ActionTower, StateTower
-from vla_alignment_ros.encoders.vision import CameraTokens, running_norms, VisionFeatures
+from vla_alignment_ros.encoders.vision import CameraTokens, VisionFeatures
 from vla_alignment_ros.errors import ConfigError
-from vla_alignment_ros.policy import hindsight
+from vla_alignment_ros.policy import objective
 from vla_alignment_ros.policy.fusion import PointerFusion
 from vla_alignment_ros.policy.head import FlowActionHead
 from vla_alignment_ros.policy.normalizer import DataStatistics, Normalizer
@@ -31,9 +29,6 @@ from vla_alignment_ros.policy.towers import (
     TowerConfig,
     vision_tower,
 )
-
-# what a batch knows about its rows that the alignment wants to know too
-_ABOUT = ('group', 'referent', 'approach', 'present', 'task', 'named')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,54 +234,14 @@ class VlaModel(nn.Module):
 
         batch: images, state (B, S), ids (U, L) of the distinct sentences, sentence (B,) index
         into them, group (B,), referent (B,), task (B,), approach (B,) bool, present (B, B) bool,
-        action (B, H, 7) physical, action_mask (B, H), keyframe (B, 3) m, keyframe_gripper (B,)
-        0…1; where pixels are labelled, labels (camera -> (B, rows, columns)), names (K, W) word
-        ids and named (B,).
+        holds (B, K) bool, action (B, H, 7) physical, action_mask (B, H), keyframe (B, 3) m,
+        keyframe_gripper (B,) 0…1; where pixels are labelled, labels (camera -> (B, rows,
+        columns)), names (K, W) word ids and named (B,). `training.step` does the same in parts
+        and with several processes.
         """
-        row = batch['sentence']
-        instruction = self.listen(batch['ids']).rows(row)
-        scene = self.read(batch['images'], batch['state'], instruction)
-        actions = self.normalizer.action(batch['action'])
-        mask = batch['action_mask']
-        context = (scene.context, scene.padding, scene.condition)
-        losses = {'action': self.head.loss(actions, mask, *context, generator=generator)}
-        diagnostics: dict[str, torch.Tensor] = {}
-        if self.config.position_index:
-            losses['keyframe'], diagnostics = hindsight.keyframe_loss(self, scene, batch)
-            losses['keyframe'] = weights['keyframe'] * losses['keyframe']
-        if weights['alignment'] > 0:
-            order = torch.randperm(len(row), generator=generator, device=row.device)
-            encoded = self.action(actions.to(scene.fused.dtype), mask)
-            cells = cell_labels(batch['labels'], scene.vision.layout)
-            inputs = AlignmentInputs(
-                vision=scene.vision,
-                language=scene.language,
-                images=batch['images'],
-                labels=None if cells is None else Labels(cells, batch['names'], batch['untold']),
-                recoloured=self._recoloured(batch, cells),
-                fused=scene.fused,
-                fused_swapped=self.reread(scene, instruction.rows(order)),
-                swapped_from=order,
-                action=encoded,
-                **{key: batch[key] for key in _ABOUT},
-            )
-            output = self.alignment(inputs)
-            for name, value in output.losses.items():
-                losses[f'align_{name}'] = weights['alignment'] * value
-            diagnostics.update(output.diagnostics)
-            if self.config.position_index and self.config.projections:
-                losses['align_hindsight'], found = hindsight.grounding_loss(self, scene, batch)
-                diagnostics.update(found)
-        return losses, diagnostics
-
-    def _recoloured(
-        self, batch: Mapping[str, Any], cells: torch.Tensor | None
-    ) -> Recoloured | None:
-        if cells is None or 'recoloured' not in batch:
-            return None
-        with running_norms(self.vision):
-            vision = self.vision(batch['recoloured'])
-        return Recoloured(vision, cells[batch['recoloured_rows']], batch['colours'])
+        drawn = objective.draw(self, batch, generator)
+        rows = objective.read_rows(self, drawn, align=weights['alignment'] > 0)
+        return objective.compare(self, rows, objective.facts(self, drawn), weights)
 
     # -- inference ------------------------------------------------------------------------------
 

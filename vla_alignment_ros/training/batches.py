@@ -162,7 +162,7 @@ def augment(
     """Random brightness, contrast and a slight tint per image; words dropped to unknown.
 
     recolour: share of the rows that also come as copies in other colours, where pixels are
-    labelled: batch['recoloured'] (camera -> images) and batch['recoloured_rows'] (R,).
+    labelled: batch['recoloured'] and batch['recoloured_labels'], camera -> (R, …).
     """
     device = batch['state'].device
     images = {}
@@ -185,5 +185,5 @@ def augment(
         copies['recoloured'] = {
             name: recoloured(pixels[rows], generator) for name, pixels in images.items()
         }
-        copies['recoloured_rows'] = rows
+        copies['recoloured_labels'] = {name: ids[rows] for name, ids in batch['labels'].items()}
     return {**batch, 'images': images, 'ids': ids, **copies}

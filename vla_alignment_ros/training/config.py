@@ -72,6 +72,22 @@ class ArchitectureConfig:
 
 
 @dataclass(frozen=True)
+class HardNegativesConfig:
+    """Hard negatives from earlier batches, for whatever strategy gives the scores."""
+
+    weight: float = 0.0
+    """Weight of their loss among the contrastive losses; 0 mines nothing."""
+    start_step: int = 500
+    """Optimiser steps before the first are mined: with untrained embeddings they are noise."""
+    negatives: int = 4
+    """Negatives per scene and per sentence."""
+    margin: float = 0.2
+    """A negative this much less similar than the match costs nothing (cosine)."""
+    bank: int = 2048
+    """Pairs of earlier batches that they are looked for in."""
+
+
+@dataclass(frozen=True)
 class AlignmentConfig:
     """How vision, language and action are aligned."""
 
@@ -82,6 +98,8 @@ class AlignmentConfig:
     without the hindsight grounding, which otherwise has a weight of its own."""
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Strategy -> arguments of its constructor."""
+    hard_negatives: HardNegativesConfig = field(default_factory=HardNegativesConfig)
+    """Negatives mined from earlier batches, on top of any strategy."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +110,10 @@ class OptimizerConfig:
     """Optimiser steps."""
     batch: int = 64
     """Samples per step and process."""
+    parts: int = 1
+    """Parts that a batch is encoded in, one after the other (GradCache): memory is that of one
+    part, the contrast that of the whole batch, at the price of a second forward pass. Has to
+    divide `batch`."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     tuned_share: float = 0.05
@@ -164,17 +186,22 @@ class TrainConfig:
 
 
 _PARTS = {
-    'data': DataConfig,
-    'model': ArchitectureConfig,
-    'alignment': AlignmentConfig,
-    'optimizer': OptimizerConfig,
+    TrainConfig: {
+        'data': DataConfig,
+        'model': ArchitectureConfig,
+        'alignment': AlignmentConfig,
+        'optimizer': OptimizerConfig,
+    },
+    AlignmentConfig: {'hard_negatives': HardNegativesConfig},
 }
 
 
 def _build(cls: type, data: Any, where: str) -> Any:
     def value(field: dataclasses.Field[Any], given: Any) -> Any:
-        if cls is TrainConfig and field.name in _PARTS:
-            return _build(_PARTS[field.name], given, field.name)
+        part = _PARTS.get(cls, {}).get(field.name)
+        if part is not None:
+            inside = field.name if cls is TrainConfig else f'{where}.{field.name}'
+            return _build(part, given, inside)
         default = field.default
         if isinstance(default, float) and isinstance(given, int) and not isinstance(given, bool):
             given = float(given)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vla_alignment_ros.alignment.labels import untold_contrasts
+from vla_alignment_ros.alignment.labels import known_present, untold_contrasts
 from vla_alignment_ros.data.dataset import DemonstrationDataset
 from vla_alignment_ros.encoders.language import RESERVED, tokenize, UNKNOWN_ID
 
@@ -83,18 +83,16 @@ class Notes:
         """The notes of a dataset batch's rows."""
         text = raw['instruction_id']
         about = {k: getattr(self, k)[text] for k in ('group', 'referent', 'task', 'named')}
-        known = (about['named'] > 0).unsqueeze(0)  # (1, B) of the sentence
-        there = self.holds[raw['episode']][:, about['named'].clamp_min(0)]  # (scene, sentence)
-        # sentences that mean the same name the same, noted or not
-        same = _pairs(about['referent']) | _pairs(about['group'])
-        present = same | (there & known)
-        known = {'names': self.names, 'untold': self.untold, 'colours': self.colours}
-        return {**about, 'present': present, **known}
-
-
-def _pairs(ids: torch.Tensor) -> torch.Tensor:
-    """(B,) ids → (B, B) bool: which rows have the same one."""
-    return ids.unsqueeze(1) == ids.unsqueeze(0)
+        holds = self.holds[raw['episode']]  # (B, K)
+        present = known_present(about['referent'], holds, about['referent'], about['named'])
+        return {
+            **about,
+            'holds': holds,
+            'present': present,
+            'names': self.names,
+            'untold': self.untold,
+            'colours': self.colours,
+        }
 
 
 def mislabelled(dataset: DemonstrationDataset, share: float, seed: int) -> torch.Tensor:

@@ -15,9 +15,9 @@ from typing import Any
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import load_file, save_file
 import torch
-from torch import nn
 
 from vla_alignment_ros.errors import CheckpointError
+from vla_alignment_ros.policy.model import VlaModel
 
 STATE_FILE = 'state.safetensors'
 
@@ -25,24 +25,26 @@ STATE_FILE = 'state.safetensors'
 class WeightAverage:
     """Exponential moving average of the weights; buffers are copied as they are.
 
-    Weights that do not train are shared with the model: a frozen tower can be large.
+    Weights that do not train are shared with the model: a frozen tower can be large. State that
+    serves training alone is left out.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: VlaModel, decay: float) -> None:
         self.decay = decay
         self._trained = {n for n, p in model.named_parameters() if p.requires_grad}
         self.shared = {n for n, p in model.named_parameters() if not p.requires_grad}
         self.tensors = {
             name: value.detach() if name in self.shared else value.detach().clone()
             for name, value in model.state_dict().items()
+            if not model.serves_training(name)
         }
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: VlaModel, step: int) -> None:
         """Move towards the model; early steps count more, so that the start is forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in model.state_dict().items():
-            if name in self.shared:
+            if name in self.shared or name not in self.tensors:
                 continue
             if name in self._trained:
                 self.tensors[name].lerp_(value, 1 - decay)
@@ -53,7 +55,7 @@ class WeightAverage:
 def save_state(
     path: Path,
     step: int,
-    model: nn.Module,
+    model: VlaModel,
     average: WeightAverage,
     optimizer: torch.optim.Optimizer,
     meta: dict[str, Any],
@@ -92,7 +94,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 def load_state(
     path: Path,
-    model: nn.Module,
+    model: VlaModel,
     average: WeightAverage,
     optimizer: torch.optim.Optimizer,
 ) -> dict[str, Any]:
@@ -115,6 +117,8 @@ def load_state(
     except RuntimeError as error:
         raise CheckpointError(f'{path} holds the state of another model: {error}') from error
     for name, value in part('average.').items():
+        if name not in average.tensors:
+            raise CheckpointError(f'{path} holds an average of another model: it has {name}')
         average.tensors[name].copy_(value)
     state: dict[int, dict[str, Any]] = {}
     for name, value in part('optimizer.').items():

@@ -20,11 +20,12 @@ import time
 from types import FrameType
 from typing import Any
 
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from vla_alignment_ros.alignment.distributed import largest
 from vla_alignment_ros.data.dataset import DemonstrationDataset, load_dataset
 from vla_alignment_ros.embodiment import Embodiment, package_path
 from vla_alignment_ros.encoders.language import build_tokenizer
@@ -42,6 +43,7 @@ from vla_alignment_ros.training.optimization import (
     renew_norms,
 )
 from vla_alignment_ros.training.state import load_state, save_state, STATE_FILE, WeightAverage
+from vla_alignment_ros.training.step import learn, require_parts
 from vla_alignment_ros.training.validation import to_device, validate
 
 CHECKPOINT_FOLDER, LOG_FOLDER = 'checkpoint', 'tensorboard'
@@ -71,11 +73,9 @@ class Trainer:
         embodiment: Embodiment | None = None,
     ) -> None:
         self.config, self.out, self.data = config, out, data
-        self.accelerator = Accelerator(
-            mixed_precision='bf16' if torch.cuda.is_available() else 'no',
-            # without alignment losses some towers get no gradient
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        )
+        require_parts(config.optimizer.batch, config.optimizer.parts)
+        precision = 'bf16' if torch.cuda.is_available() else 'no'
+        self.accelerator = Accelerator(mixed_precision=precision)
         self.device = self.accelerator.device
         self.pretrained, tokenizer = describe_towers(config.model)
         d, o = config.data, config.optimizer
@@ -102,6 +102,9 @@ class Trainer:
         self.model = VlaModel(self._model_config(), self.statistics)
         self.model.load_pretrained()
         self.model.alignment.bind(self.model.vision, self.model.language)
+        if config.alignment.hard_negatives.weight:
+            names = len(self.train_set.names) + 1 if d.labels else 1  # as Notes.holds has columns
+            self.model.alignment.mine(names, **asdict(config.alignment.hard_negatives))
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.stream = BatchStream(
             self.train_set, self.tokenizer, o.batch, config.seed, rank, world,
@@ -116,7 +119,8 @@ class Trainer:
             betas=(0.9, 0.98),
         )
         self.average = WeightAverage(self.model.to(self.device), o.ema)
-        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        # the model itself is not: training.step exchanges gradients
+        self.optimizer = self.accelerator.prepare(optimizer)
         self.step = 0
         self.metrics: dict[str, float] = {}
         self.calibration = Calibration()
@@ -159,13 +163,13 @@ class Trainer:
         rate = learning_rate(step, o.steps, o.warmup_steps, o.final_fraction) * o.learning_rate
         for group in self.optimizer.param_groups:
             group['lr'] = rate * group['share']
-        self.wrapped.train()
-        with self.accelerator.autocast():
-            losses, diagnostics = self.wrapped(batch, weights, generator=generator)
-        total = torch.stack([value.float() for value in losses.values()]).sum()
+        self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(total)
-        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), o.clip_norm)
+        losses, diagnostics, total = learn(
+            self.model, batch, weights, generator, o.parts,
+            self.accelerator.autocast, self.accelerator.backward,
+        )  # fmt: skip
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), o.clip_norm)
         if not bool(torch.isfinite(norm)):
             raise ConfigError(
                 f'the gradient of step {step} is not finite '
@@ -174,9 +178,9 @@ class Trainer:
         self.optimizer.step()
         self.model.alignment.after_step()
         self.average.update(self.model, step)
-        log = {f'loss/{k}': v.detach() for k, v in losses.items()}
+        log = {f'loss/{k}': v for k, v in losses.items()}
         log |= {f'diagnostics/{k}': v for k, v in diagnostics.items()}
-        return log | {'loss/total': total.detach(), 'optimizer/gradient_norm': norm.detach(),
+        return log | {'loss/total': total, 'optimizer/gradient_norm': norm.detach(),
                       'optimizer/learning_rate': torch.tensor(rate)}  # fmt: skip
 
     # -- the run --------------------------------------------------------------------------------
@@ -206,6 +210,8 @@ class Trainer:
             for step, batch in self.stream.iterate(self.step, o.steps):
                 log = self.train_step(batch, step)
                 self.step = step + 1
+                # a signal need not reach all processes within one step
+                self._stop = bool(largest(int(self._stop), self.device))
                 bar.update()
                 if self.step % self.config.log_every == 0 and main:
                     values = {name: float(value) for name, value in log.items()}
@@ -261,7 +267,7 @@ class Trainer:
             on_progress({'step': self.step, 'steps': self.config.optimizer.steps, **values})
 
     def _validate(self, writer: SummaryWriter | None) -> VlaModel:
-        """Metrics and calibration of the averaged model (every process computes the same)."""
+        """Metrics and calibration of the averaged model; those of the main process count."""
         model = self.averaged_model()
         self.metrics, self.calibration = validate(
             model, self.validation, VALIDATION_BATCHES, self.config.seed, self.device
@@ -281,14 +287,9 @@ class Trainer:
     # -- saving ---------------------------------------------------------------------------------
 
     def averaged_model(self) -> VlaModel:
-        """A copy of the model with the averaged weights, in eval mode.
-
-        State that serves training alone is left out.
-        """
+        """A copy of the model with the averaged weights, in eval mode."""
         model = VlaModel(self.model.config, self.statistics).to(self.device).eval()
-        model.load_state_dict(
-            {k: v for k, v in self.average.tensors.items() if not self.model.serves_training(k)}
-        )
+        model.load_state_dict(self.average.tensors)
         renew_norms(
             model.vision,
             (to_device(self.stream.at(s)['images'], self.device) for s in range(NORM_BATCHES)),

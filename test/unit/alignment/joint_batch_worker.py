@@ -79,7 +79,8 @@ def work(rank: int, world: int) -> dict[str, torch.Tensor]:
     found |= {f'average.{name}': p.grad for name, p in model.named_parameters()}
     # 3. banks stay alike
     bank = MemoryBank(BATCH - 2, 4)
-    bank.enqueue(ids, vision=vision.detach(), language=language.detach())
+    all_ids, all_vision, all_language = gather(ids, vision.detach(), language.detach())
+    bank.enqueue(all_ids, vision=all_vision, language=all_language)
     found |= {'bank.ids': bank.ids.clone(), 'bank.vision': bank.rows('vision').clone()}
     # 4. unequal numbers of rows are refused in every process instead of hanging
     try:

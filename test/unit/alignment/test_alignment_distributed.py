@@ -1,13 +1,10 @@
 """Two processes over gloo against one process on the joint batch, in float64."""
 
-import os
 from pathlib import Path
-import subprocess
-import sys
 
 from joint_batch_worker import DualTower, joint_batch
+from joint_processes import run_together
 import pytest
-from safetensors.torch import load_file
 import torch
 
 from vla_alignment_ros.alignment.distributed import (
@@ -19,7 +16,6 @@ from vla_alignment_ros.alignment.distributed import (
 from vla_alignment_ros.alignment.losses import same_group, symmetric_info_nce
 
 WORKER = Path(__file__).with_name('joint_batch_worker.py')
-WORLD = 2
 
 
 @pytest.fixture(scope='module')
@@ -39,25 +35,7 @@ def single():
 @pytest.fixture(scope='module')
 def processes(tmp_path_factory):
     """What each of two processes found."""
-    folder = tmp_path_factory.mktemp('joint')
-    outs = [folder / f'{rank}.safetensors' for rank in range(WORLD)]
-    # a file instead of a port: no other process can take it meanwhile
-    started = [
-        subprocess.Popen(
-            [sys.executable, WORKER, str(rank), str(WORLD), folder / 'store', out],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, 'GLOO_SOCKET_IFNAME': 'lo'},
-        )
-        for rank, out in enumerate(outs)
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=100)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in started] == [0, 0], '\n'.join(outputs)
-    return [load_file(out) for out in outs]
+    return run_together(WORKER, tmp_path_factory.mktemp('joint'))
 
 
 def test_the_mean_of_the_losses_is_the_joint_loss(single, processes):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vla_alignment_ros.alignment.base import AlignmentInputs, Labels, Recoloured
+from vla_alignment_ros.alignment.base import AlignmentInputs, Labels
 from vla_alignment_ros.alignment.grounded import GroundedAlignment, log1mexp, SHARPNESS
 from vla_alignment_ros.alignment.labels import untold_contrasts
 from vla_alignment_ros.encoders.language import LanguageFeatures
@@ -197,8 +197,10 @@ def test_copies_in_other_colours_teach_the_words_that_say_no_colour(towers):
     rows = torch.tensor([4, 0])
     seen = dataclasses.replace(inputs.vision, tokens=inputs.vision.tokens[rows] + 0.3)
     cells = inputs.labels.cells[rows]
-    copies = Recoloured(seen, cells, torch.tensor([2, 4, 9]))
-    inputs = dataclasses.replace(inputs, recoloured=copies)
+    labels = dataclasses.replace(inputs.labels, colours=torch.tensor([2, 4, 9]))
+    inputs = dataclasses.replace(
+        inputs, labels=labels, recoloured=seen, recoloured_cells=cells
+    )
     total, count = 0.0, 0
     vectors = {2: (0, 1), 3: (0, 2), 4: (1, 1), 5: (1, 2)}
     where = {int(inputs.language.ids[r, p]): (r, p) for r, p in vectors.values()}

@@ -1,19 +1,11 @@
 """What calibrated cameras teach: the attention's target, who counts, and that it learns."""
 
 import pytest
-from test_policy_model import make_batch, make_checkpoint, statistics, WEIGHTS
+from small_model import calibrated, make_batch, make_checkpoint, statistics, WEIGHTS
 import torch
 
-from vla_alignment_ros.calibration import Pinhole
 from vla_alignment_ros.policy.hindsight import _pointing, _seen_at
 from vla_alignment_ros.policy.model import VlaModel
-
-# looks straight down from 2 m: base x to the right, base y upwards; one metre fills the image
-DOWN = Pinhole((0.0, 0.0, 2.0), (1.0, 0.0, 0.0, 0.0), (64.0, 48.0), (16.0, 12.0))
-
-
-def calibrated():
-    return make_checkpoint(projections={'front': DOWN.projection(32, 24).tolist()})
 
 
 def test_the_target_lies_where_the_camera_sees_the_point():
@@ -31,10 +23,15 @@ def test_the_target_lies_where_the_camera_sees_the_point():
 def test_a_perfect_attention_hits_and_costs_least():
     target = torch.tensor([[0.1, 0.8, 0.1], [0.8, 0.15, 0.05]])
     weight = torch.ones(2)
-    right, hit = _pointing(target.log(), target, weight)
-    wrong, miss = _pointing(target.flip(1).roll(1, 1).log(), target, weight)
+
+
+    def means(logits, weight):
+        return [term.mean() for term in _pointing(logits, target, weight)]
+
+    right, hit = means(target.log(), weight)
+    wrong, miss = means(target.flip(1).roll(1, 1).log(), weight)
     assert hit == 1.0 and right < wrong
-    assert _pointing(target.log(), target, torch.zeros(2))[0] == 0.0
+    assert means(target.log(), torch.zeros(2))[0] == 0.0
     assert miss < 1.0
 
 

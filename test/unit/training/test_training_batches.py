@@ -185,16 +185,21 @@ def test_copies_in_other_colours_come_only_where_pixels_are_labelled(dataset, to
     assert not batch['labels']
     plain = augment(batch, 0.1, 0.0, torch.Generator().manual_seed(0), recolour=0.25)
     assert 'recoloured' not in plain
-    labelled = {**batch, 'labels': {'front': torch.zeros(16, 6, 8, dtype=torch.long)}}
+    number = torch.arange(16).view(-1, 1, 1).expand(-1, 6, 8)
+    labelled = {**batch, 'labels': {'front': number}}
     first, again = (
         augment(labelled, 0.1, 0.0, torch.Generator().manual_seed(0), recolour=0.25)
         for _ in range(2)
     )
-    rows = first['recoloured_rows']
+    rows = first['recoloured_labels']['front'][:, 0, 0]  # each row was labelled with its number
     assert rows.shape == (4,) and len(rows.unique()) == 4
     for name, image in first['images'].items():
         copies = first['recoloured'][name]
         assert copies.shape == (4, *image.shape[1:]) and not torch.equal(copies, image[rows])
+        # greys are kept but for what is cut off, so each copy is known by its own
+        greys = [pixels.mean(-1).flatten(1) for pixels in (copies, image)]
+        ours, theirs = (grey - grey.mean(1, keepdim=True) for grey in greys)
+        assert torch.equal((ours @ theirs.T).argmax(1), rows)
         assert torch.equal(copies, again['recoloured'][name])
 
 

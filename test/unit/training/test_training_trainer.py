@@ -78,6 +78,7 @@ def test_every_strategy_trains_resumes_exactly_and_acts(demos, tmp_path, strateg
     folder = resumed.run(resume=True)
     assert equal(weights(whole), weights(folder))
     assert not any(resumed.model.serves_training(name) for name in weights(folder))
+    assert not any(resumed.model.serves_training(name) for name in resumed.average.tensors)
     policy = Policy.load(folder, 'cpu')
     assert np.isfinite(policy.warm_up(1))
     assert policy.checkpoint.model.config.alignment == strategy
