@@ -74,8 +74,10 @@ class Trainer:
     ) -> None:
         self.config, self.out, self.data = config, out, data
         require_parts(config.optimizer.batch, config.optimizer.parts)
-        precision = 'bf16' if torch.cuda.is_available() else 'no'
-        self.accelerator = Accelerator(mixed_precision=precision)
+        self.accelerator = Accelerator(
+            mixed_precision='bf16' if torch.cuda.is_available() else 'no',
+            cpu=not torch.accelerator.is_available(),  # or processes would not find each other
+        )
         self.device = self.accelerator.device
         self.pretrained, tokenizer = describe_towers(config.model)
         d, o = config.data, config.optimizer
@@ -210,8 +212,6 @@ class Trainer:
             for step, batch in self.stream.iterate(self.step, o.steps):
                 log = self.train_step(batch, step)
                 self.step = step + 1
-                # a signal need not reach all processes within one step
-                self._stop = bool(largest(int(self._stop), self.device))
                 bar.update()
                 if self.step % self.config.log_every == 0 and main:
                     values = {name: float(value) for name, value in log.items()}
@@ -224,9 +224,11 @@ class Trainer:
                     model = self._validate(writer)
                     if main:
                         self.save_checkpoint(model)  # to look at while training goes on
-                if self._stop or self.step % self.config.save_every == 0:
+                # a signal need not reach all processes, or not within one step
+                stop = bool(largest(int(self._stop), self.device))
+                if stop or self.step % self.config.save_every == 0:
                     self.save_state()
-                if self._stop:
+                if stop:
                     break
         finally:
             for number, handler in handlers.items():

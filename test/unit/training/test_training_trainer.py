@@ -22,6 +22,7 @@ from vla_alignment_ros.training.config import (
     AlignmentConfig,
     ArchitectureConfig,
     DataConfig,
+    HardNegativesConfig,
     OptimizerConfig,
     TrainConfig,
 )
@@ -82,6 +83,57 @@ def test_every_strategy_trains_resumes_exactly_and_acts(demos, tmp_path, strateg
     policy = Policy.load(folder, 'cpu')
     assert np.isfinite(policy.warm_up(1))
     assert policy.checkpoint.model.config.alignment == strategy
+
+
+HARD = HardNegativesConfig(weight=0.5, start_step=2, negatives=2, margin=1.0, bank=12)
+
+
+def in_parts(strategy, batch=8, parts=4):
+    alignment = AlignmentConfig(strategy=strategy, hard_negatives=HARD)
+    optimizer = dataclasses.replace(config().optimizer, batch=batch, parts=parts)
+    return config(alignment=alignment, optimizer=optimizer)
+
+
+@pytest.mark.parametrize('strategy', ['align', 'vla+grounded'])
+def test_a_run_in_parts_with_hard_negatives_resumes_exactly(demos, tmp_path, strategy):
+    whole = Trainer(in_parts(strategy), [demos], tmp_path / 'whole')
+    hinge = []
+    folder = whole.run(on_progress=lambda now: hinge.append(now['loss/align_mining_hinge']))
+    assert hinge[0] == 0 and hinge[-1] > 0  # of steps 2, 4 and 6; the first two warm up
+    part = Trainer(in_parts(strategy), [demos], tmp_path / 'part')
+    part.run(on_progress=lambda now: now['step'] == 4 and signal.raise_signal(signal.SIGINT))
+    resumed = Trainer(in_parts(strategy), [demos], tmp_path / 'part')
+    assert equal(weights(folder), weights(resumed.run(resume=True)))
+    assert equal(whole.model.state_dict(), resumed.model.state_dict())
+    assert any('mining.bank' in name for name in resumed.model.state_dict())
+    assert not any('mining' in name for name in weights(folder))
+    assert np.isfinite(Policy.load(folder, 'cpu').warm_up(1))
+
+
+def test_parts_that_do_not_divide_the_batch_are_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ConfigError, match=r'optimizer.batch 8 .* optimizer.parts 3 .*divide'):
+        Trainer(in_parts('clip', parts=3), [tmp_path / 'nothing'], tmp_path / 'run')
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_two_processes_train_stop_together_and_resume_to_equal_weights(demos, tmp_path):
+    settings = json.dumps(in_parts('clip+align', batch=4, parts=2).to_dict())
+    worker = Path(__file__).with_name('joint_trainer_worker.py')
+    result = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
+         worker, settings, demos, tmp_path],
+        env={**os.environ, 'PYTHONPATH': str(Path(vla_train.__file__).parents[2]),
+             'GLOO_SOCKET_IFNAME': 'lo'},
+        capture_output=True, text=True, timeout=800,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    states = [load_file(tmp_path / f'{run}.{rank}.safetensors')
+              for run in ('whole', 'part') for rank in range(2)]  # fmt: skip
+    assert all(equal(states[0], state) for state in states[1:])
+    assert any('running_mean' in name for name in states[0])
+    trained = weights(tmp_path / 'whole' / 'checkpoint')
+    assert equal(trained, weights(tmp_path / 'part' / 'checkpoint'))
 
 
 def test_same_seed_same_weights_and_another_seed_others(demos, tmp_path):
@@ -172,11 +224,13 @@ def test_command_line_trains_resumes_and_refuses(demos, tmp_path, capsys):
     arguments = [
         '--data', str(demos), '--out', str(tmp_path / 'run'), '--optimizer.steps', '2',
         '--optimizer.batch', '8', '--data.val-fraction', '0.3', '--model.width', '32',
-        '--model.heads', '2', '--threads', '1',
+        '--model.heads', '2', '--threads', '1', '--optimizer.parts', '2',
+        '--alignment.hard-negatives.weight', '0.1',
     ]  # fmt: skip
     with pytest.raises(SystemExit):
         vla_train.main(['--help'])
-    assert '--optimizer.steps' in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert '--optimizer.steps' in text and '--alignment.hard-negatives.start-step' in text
     assert vla_train.main(arguments) == 0
     assert 'checkpoint: ' in capsys.readouterr().out
     assert vla_train.main(arguments) == 2
@@ -292,6 +346,15 @@ def test_config_refuses_unknown_keys_and_wrong_types(tmp_path):
     path = tmp_path / 'c.yaml'
     path.write_text('optimizer: {learning_rate: 1, steps: 5}\n')
     assert TrainConfig.load(path).optimizer.learning_rate == 1.0
+    path.write_text('alignment: {hard_negatives: {weight: 1, bank: 64}}\noptimizer: {parts: 2}\n')
+    loaded = TrainConfig.load(path)
+    assert loaded.alignment.hard_negatives == HardNegativesConfig(weight=1.0, bank=64)
+    assert loaded.optimizer.parts == 2
+    assert TrainConfig.from_dict(json.loads(json.dumps(loaded.to_dict()))) == loaded
+    with pytest.raises(ConfigError, match='banks in alignment.hard_negatives; allowed: weight'):
+        TrainConfig.from_dict({'alignment': {'hard_negatives': {'banks': 3}}})
+    with pytest.raises(ConfigError, match='alignment.hard_negatives.bank must be int'):
+        TrainConfig.from_dict({'alignment': {'hard_negatives': {'bank': 0.5}}})
     path.write_text('optimizer: [')
     with pytest.raises(ConfigError, match='not valid YAML'):
         TrainConfig.load(path)
