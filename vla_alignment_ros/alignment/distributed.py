@@ -1,12 +1,16 @@
 """Contrast over the batches of all processes, with the gradients of one process.
 
-Each process compares its own rows with the columns of all; the loss of a process is the mean over
-its own rows, and the joint loss is the mean of those over the W processes. `gather` sums, in its
-backward pass, what every process's loss says about a row: the gradient of the *sum* of the local
-losses, W times that of the joint loss. DistributedDataParallel then averages the gradients of
-the parameters over processes, which divides by W: every parameter, the logit scale included, gets
-exactly the gradient that one process would compute on the joint batch. So nothing here multiplies
-or divides by W; without DDP use `average_gradients`, which does what DDP does.
+The joint loss has to be the mean of what the W processes compute. `gather` sums, in its backward
+pass, what every process's loss says about a row: the gradient of the *sum* of the losses, W times
+that of the joint loss. Averaging the gradients of the parameters over processes divides by W, and
+every parameter, the logit scale included, gets exactly the gradient that one process would compute
+on the joint batch. So nothing else multiplies or divides by W. `average_gradients` averages, and
+DistributedDataParallel does too.
+
+Training (`training.step`) gathers what was read of all rows and computes the joint loss in every
+process, which works for every strategy. `distributed_info_nce` compares a process's own rows with
+the columns of all, for pairs with ids alone: there the loss of a process is the mean over its own
+rows.
 """
 
 from __future__ import annotations

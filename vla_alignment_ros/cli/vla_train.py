@@ -61,6 +61,7 @@ def _train(options: Options) -> Path | None:
     """Train as asked; the checkpoint's folder, or None when it was stopped."""
     import torch
 
+    from vla_alignment_ros.alignment.distributed import largest
     from vla_alignment_ros.training.state import read_meta, STATE_FILE
     from vla_alignment_ros.training.trainer import Trainer
 
@@ -78,7 +79,9 @@ def _train(options: Options) -> Path | None:
     given = None if options.embodiment is None else Embodiment.load(options.embodiment)
     trainer = Trainer(options.train, list(options.data), options.out, given)
     if not threads:
-        print(f'torch threads: {measure_threads(trainer)}')
+        # the same in all processes: rounding depends on it
+        torch.set_num_threads(largest(measure_threads(trainer), trainer.device))
+        print(f'torch threads: {torch.get_num_threads()}')
     return trainer.run(resume=options.resume)
 
 

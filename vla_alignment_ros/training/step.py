@@ -19,13 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-import itertools
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from vla_alignment_ros.alignment.base import Labels
 from vla_alignment_ros.alignment.distributed import (
     average_gradients,
     average_statistics,
@@ -125,9 +124,9 @@ def learn(
             return read_rows(model, piece, align).flat()
 
     def loss(flat: Values) -> torch.Tensor:
-        everyone = dict(zip(flat, gather(*flat.values())))
+        rows = Rows.of(_gathered(flat), model)
         with autocast():
-            return total(compare(model, Rows.of(everyone, model), told, weights))
+            return total(compare(model, rows, told, weights))
 
     if parts == 1:
         value = loss(encode(pieces[0]))
@@ -165,6 +164,11 @@ def _rows(value: Any, part: slice) -> Any:
     return value[part]
 
 
+def _gathered(tensors: Values) -> Values:
+    """The rows of all processes."""
+    return dict(zip(tensors, gather(*tensors.values()))) if tensors else {}
+
+
 def _widened(batch: Mapping[str, Any]) -> dict[str, Any]:
     """The batch with its sentences padded to the longest of all processes."""
     ids = batch['ids']
@@ -180,8 +184,12 @@ def _joint_facts(
 ) -> dict[str, Any]:
     """`objective.facts` of the rows of all parts and processes, with keys in place of images."""
     rank, processes = world()
-    told = facts(model, drawn)
-    del told['images']
+    apart = [facts(model, piece) for piece in pieces]
+    told = {name: torch.cat([part[name] for part in apart]) for name in _TOLD}
+    told |= {'present': drawn['present'], 'labels': apart[0]['labels']}
+    if told['labels'] is not None:
+        cells = torch.cat([part['labels'].cells for part in apart])
+        told['labels'] = replace(told['labels'], cells=cells)
     with autocast():
         made = [
             model.alignment.keys(piece['images'], piece['ids'][piece['sentence']])
@@ -191,13 +199,11 @@ def _joint_facts(
     if processes == 1:
         return {**told, 'keys': keys}
     told['swapped_from'] = told['swapped_from'] + rank * len(told['swapped_from'])
-    labels = told['labels']
-    cells = [] if labels is None else [labels.cells]
-    rows = iter(gather(*(told[name] for name in _TOLD), *keys.values(), *cells))
-    told |= dict(zip(_TOLD, rows))
-    told['keys'] = dict(zip(keys, itertools.islice(rows, len(keys))))
-    if labels is not None:
-        told['labels'] = Labels(next(rows), labels.names, labels.untold)
+    told |= _gathered({name: told[name] for name in _TOLD})
+    told['keys'] = _gathered(keys)
+    if told['labels'] is not None:
+        (cells,) = gather(told['labels'].cells)
+        told['labels'] = replace(told['labels'], cells=cells)
     # what a scene of one process holds of what another's sentence names
     told['present'] = known_present(
         told['referent'], told['holds'], told['referent'], told['named']

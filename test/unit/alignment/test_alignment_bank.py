@@ -63,6 +63,21 @@ def test_the_bank_keeps_no_graph():
     assert not bank.rows('vision').requires_grad
 
 
+def test_notes_of_any_shape_and_type_stay_beside_their_pair():
+    notes = {'group': torch.tensor(0), 'holds': torch.zeros(3, dtype=torch.bool)}
+    bank = MemoryBank(5, 4, notes=notes)
+    for first in (0, 3):
+        ids, rows = batch(first, 3)
+        bank.enqueue(ids, **rows, group=10 * ids, holds=(ids % 2 == 0).unsqueeze(1).expand(-1, 3))
+    assert bank.rows('group').tolist() == (10 * bank.ids).tolist() == [50, 10, 20, 30, 40]
+    assert bank.rows('holds').dtype == torch.bool
+    assert bank.rows('holds')[:, 2].tolist() == [False, False, True, False, True]
+    with pytest.raises(ConfigError, match='keeps vision, language, group, holds, got vision'):
+        bank.enqueue(ids, **rows)
+    with pytest.raises(ConfigError, match=r'holds must be \(3, 3\)'):
+        bank.enqueue(ids, **rows, group=ids, holds=torch.zeros(3, 2, dtype=torch.bool))
+
+
 def test_what_does_not_belong_into_the_bank_is_refused():
     bank = MemoryBank(4, 4)
     ids, rows = batch(0, 2)
@@ -126,6 +141,26 @@ def test_the_miner_finds_exactly_the_most_similar_rows_with_another_id(
         assert (inputs[3][index] != inputs[1][row]).all()
         assert torch.allclose(inputs[2][index] @ inputs[0][row], expected, atol=1e-12)
         assert found.valid[row].tolist() == sorted(found.valid[row].tolist(), reverse=True)
+
+
+@given(seed=st.integers(0, 10_000), keys=st.integers(1, 90), share=st.sampled_from([0.1, 0.5, 1]))
+@settings(max_examples=60, deadline=None)
+def test_refused_pairs_are_never_mined_and_all_others_are(seed, keys, share):
+    queries, query_ids, bank, bank_ids = scene(seed, 7, keys, 4)
+    generator = torch.Generator().manual_seed(seed)
+    refused = torch.rand(7, keys, generator=generator) < share
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, 'BUFFER_ENTRIES', 200)
+        patch.setattr(module, 'QUERY_ROWS', 3)
+        found = HardNegativeMiner(5).mine(queries, query_ids, bank, bank_ids, refused)
+    for row in range(7):
+        left = ~refused[row]
+        (expected,) = reference(
+            queries[row : row + 1], query_ids[row : row + 1], bank[left], bank_ids[left], 5
+        )
+        index = found.index[row][found.valid[row]]
+        assert not refused[row, index].any()
+        assert torch.allclose(bank[index] @ queries[row], expected, atol=1e-12)
 
 
 def test_too_few_negatives_are_said_to_be_missing():
@@ -194,6 +229,8 @@ def test_settings_and_shapes_that_make_no_sense_are_refused():
     queries, query_ids, keys, key_ids = scene(4, 3, 20, 3)
     with pytest.raises(ConfigError, match='one id per row'):
         HardNegativeMiner().mine(queries, query_ids[:2], keys, key_ids)
+    with pytest.raises(ConfigError, match=r'refused must be \(3, 20\), got \(20, 3\)'):
+        HardNegativeMiner().mine(queries, query_ids, keys, key_ids, torch.zeros(20, 3).bool())
     with pytest.raises(ConfigError, match='queries'):
         HardNegativeMiner().mine(queries[:, :2], query_ids, keys, key_ids)
     for settings_ in ((0, 0), (1, -1)):
