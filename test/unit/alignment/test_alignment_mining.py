@@ -2,10 +2,11 @@
 
 import dataclasses
 
-from alignment_inputs import make_inputs, make_towers, rows, WIDTH, with_features
+from alignment_inputs import make_inputs, make_towers, plain_inputs, rows, WIDTH, with_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
+from test_alignment_align import Names, Pictures, retrieved
 import torch
 import torch.nn.functional as F
 
@@ -160,6 +161,37 @@ def test_the_gradient_pushes_near_negatives_away_from_their_match(seed):
         with torch.no_grad():
             moved = F.normalize(vision - 0.01 * vision.grad, dim=-1)
             assert (moved * (old - language)).sum() < (vision * (old - language)).sum()
+
+
+def small_batches(weight):
+    """Retrieval among 48 sentences after training with batches of 4."""
+    torch.manual_seed(0)
+    count = 48
+    prototype = torch.randn(count, 1, 8, 3)
+    towers = Pictures(24, 32), Names(count)
+    alignment = make_alignment('clip', WIDTH, {'clip': {'embed': 16}})
+    if weight:
+        alignment.mine(names=1, weight=weight, start_step=50, bank=256)
+    trained = [p for m in (*towers, alignment) for p in m.parameters()]
+    optimizer = torch.optim.Adam(trained, lr=3e-3)
+    for _ in range(200):
+        label = torch.randint(count, (4,))
+        images = prototype[label] + 0.3 * torch.randn(4, 1, 8, 3)
+        seen, said = towers[0]({'front': images}), towers[1](label.unsqueeze(1) + 1)
+        told = plain_inputs(seen.tokens, said.tokens, label)
+        losses = alignment(dataclasses.replace(told, fused=torch.zeros(4, WIDTH),
+                                               action=torch.zeros(4, WIDTH))).losses  # fmt: skip
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        alignment.after_step()
+    label = torch.randint(count, (400,))
+    images = prototype[label] + 0.3 * torch.randn(400, 1, 8, 3)
+    return retrieved(alignment, towers, images, label, count)
+
+
+def test_hard_negatives_make_up_for_small_batches():
+    assert small_batches(weight=3.0) > small_batches(weight=0.0) + 0.1
 
 
 @pytest.mark.parametrize('change', [{'weight': 0.0}, {'weight': -1.0}, {'negatives': 0},
