@@ -26,14 +26,13 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from vla_alignment_ros.alignment.distributed import largest
-from vla_alignment_ros.data.dataset import DemonstrationDataset, load_dataset
+from vla_alignment_ros.data.dataset import load_dataset
 from vla_alignment_ros.embodiment import Embodiment, package_path
 from vla_alignment_ros.encoders.language import build_tokenizer
 from vla_alignment_ros.errors import CheckpointError, ConfigError
 from vla_alignment_ros.observation import EE_POSITION, ObservationAssembler
 from vla_alignment_ros.policy.checkpoint import Calibration, Checkpoint, save_checkpoint
 from vla_alignment_ros.policy.model import ModelConfig, VlaModel
-from vla_alignment_ros.policy.normalizer import DataStatistics
 from vla_alignment_ros.policy.towers import describe_towers
 from vla_alignment_ros.training.batches import augment, BatchStream
 from vla_alignment_ros.training.config import TrainConfig
@@ -43,6 +42,7 @@ from vla_alignment_ros.training.optimization import (
     renew_norms,
 )
 from vla_alignment_ros.training.state import load_state, save_state, STATE_FILE, WeightAverage
+from vla_alignment_ros.training.statistics import data_statistics, spoken
 from vla_alignment_ros.training.step import learn, require_parts
 from vla_alignment_ros.training.validation import to_device, validate
 
@@ -98,7 +98,7 @@ class Trainer:
             )
         self.train_set, self.val_set = loaded.train, loaded.val
         texts = [e.instruction for e in self.train_set.episodes]
-        self.tokenizer = tokenizer or build_tokenizer([*texts, *_spoken(self.train_set)])
+        self.tokenizer = tokenizer or build_tokenizer([*texts, *spoken(self.train_set)])
         self.statistics = data_statistics(self.train_set)
         torch.manual_seed(config.seed)
         self.model = VlaModel(self._model_config(), self.statistics)
@@ -215,7 +215,7 @@ class Trainer:
                 bar.update()
                 if self.step % self.config.log_every == 0 and main:
                     values = {name: float(value) for name, value in log.items()}
-                    done = (self.step - first) * o.batch
+                    done = (self.step - first) * o.batch * self.accelerator.num_processes
                     values['speed/samples_per_s'] = done / (time.monotonic() - started)
                     # on a machine that is busy with other work this is the one to compare
                     values['speed/samples_per_cpu_s'] = done / (time.process_time() - worked)
@@ -305,6 +305,7 @@ class Trainer:
                 'config': self.config.to_dict(),
                 'data': self.data_digest(),
                 'threads': torch.get_num_threads(),
+                'processes': self.accelerator.num_processes,
             }
             path = self.out / STATE_FILE
             save_state(path, self.step, self.model, self.average, self.optimizer, meta)
@@ -321,6 +322,12 @@ class Trainer:
             raise CheckpointError(
                 f'{path} was trained with other settings ({", ".join(differing)}); '
                 f'use the same ones or another --out'
+            )
+        processes = self.accelerator.num_processes
+        if meta.get('processes', processes) != processes:
+            raise CheckpointError(
+                f'{path} was trained by {meta["processes"]} processes, which decide what each '
+                f'step sees; go on with as many, not {processes}'
             )
         if meta.get('data', self.data_digest()) != self.data_digest():
             raise CheckpointError(
@@ -356,32 +363,6 @@ class Trainer:
             dict(self.metrics),
         )
         return save_checkpoint(checkpoint, self.out / CHECKPOINT_FOLDER)
-
-
-def _spoken(dataset: DemonstrationDataset) -> list[str]:
-    """Every sentence that occurs in the split's samples (an instruction can change mid-way)."""
-    used = sorted(set(dataset.cache.arrays['instruction'][dataset.rows].tolist()))
-    return [dataset.instructions[i] for i in used]
-
-
-def data_statistics(dataset: DemonstrationDataset) -> DataStatistics:
-    """Normaliser statistics of a split; the gripper is left untouched."""
-    s = dataset.statistics()
-    names = dataset.embodiment.action.names
-    batch = dataset.get_batch(range(0, len(dataset), max(1, len(dataset) // 20000)))
-    keyframes = batch.get('keyframe_position')
-    extra = {}
-    if keyframes is not None:
-        extra['keyframe_mean'] = keyframes.mean(0).tolist()
-        extra['keyframe_std'] = keyframes.std(0).tolist()
-    return DataStatistics(
-        state_mean=list(s.state_mean),
-        state_std=list(s.state_std),
-        action_low=list(s.action_q01),
-        action_high=list(s.action_q99),
-        passthrough=[name == 'gripper' for name in names],
-        **extra,
-    )
 
 
 def git_revision() -> str:

@@ -197,6 +197,15 @@ def test_resume_with_other_settings_is_refused_by_name(demos, tmp_path):
         Trainer(other, [demos], tmp_path / 'run').run(resume=True)
 
 
+def test_resume_with_another_number_of_processes_is_refused(demos, tmp_path, monkeypatch):
+    trainer = Trainer(config(steps=2), [demos], tmp_path / 'run')
+    with monkeypatch.context() as patch:  # the state says so, the run is one process
+        patch.setattr(trainer.accelerator.state, 'num_processes', 2)
+        trainer.save_state()
+    with pytest.raises(CheckpointError, match='by 2 processes.* as many, not 1'):
+        Trainer(config(steps=2), [demos], tmp_path / 'run').run(resume=True)
+
+
 def test_a_damaged_state_is_refused(demos, tmp_path):
     Trainer(config(), [demos], tmp_path / 'run').run()
     (tmp_path / 'run' / 'state.safetensors').write_bytes(b'no tensors')
