@@ -62,6 +62,18 @@ def known_present(
     return same | (holds[:, named.clamp_min(0)] & known)
 
 
+def present_in_batch(
+    group: torch.Tensor, referent: torch.Tensor, holds: torch.Tensor, named: torch.Tensor
+) -> torch.Tensor:
+    """`known_present` of every row's scene and every row's sentence: (scene, sentence) bool.
+
+    group: (B,) id of each sentence's paraphrase group: those that mean the same name the same,
+    noted or not.
+    """
+    alike = group.unsqueeze(1) == group.unsqueeze(0)
+    return alike | known_present(referent, holds, referent, named)
+
+
 def untold_contrasts(names: torch.Tensor) -> torch.Tensor:
     """Which words the data cannot rule out for which names, although they never stand in them.
 

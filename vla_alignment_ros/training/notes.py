@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vla_alignment_ros.alignment.labels import known_present, untold_contrasts
+from vla_alignment_ros.alignment.labels import present_in_batch, untold_contrasts
 from vla_alignment_ros.data.dataset import DemonstrationDataset
 from vla_alignment_ros.encoders.language import RESERVED, tokenize, UNKNOWN_ID
 
@@ -83,12 +83,11 @@ class Notes:
         """The notes of a dataset batch's rows."""
         text = raw['instruction_id']
         about = {k: getattr(self, k)[text] for k in ('group', 'referent', 'task', 'named')}
-        holds = self.holds[raw['episode']]  # (B, K)
-        present = known_present(about['referent'], holds, about['referent'], about['named'])
+        about['holds'] = self.holds[raw['episode']]  # (B, K)
+        known = {key: about[key] for key in ('group', 'referent', 'holds', 'named')}
         return {
             **about,
-            'holds': holds,
-            'present': present,
+            'present': present_in_batch(**known),
             'names': self.names,
             'untold': self.untold,
             'colours': self.colours,

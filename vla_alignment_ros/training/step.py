@@ -33,7 +33,7 @@ from vla_alignment_ros.alignment.distributed import (
     world,
 )
 from vla_alignment_ros.alignment.heads import precise
-from vla_alignment_ros.alignment.labels import known_present
+from vla_alignment_ros.alignment.labels import present_in_batch
 from vla_alignment_ros.encoders.language import PAD_ID
 from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.policy.model import VlaModel
@@ -190,6 +190,8 @@ def _joint_facts(
     if told['labels'] is not None:
         cells = torch.cat([part['labels'].cells for part in apart])
         told['labels'] = replace(told['labels'], cells=cells)
+    if 'recoloured_cells' in apart[0]:
+        told['recoloured_cells'] = torch.cat([part['recoloured_cells'] for part in apart])
     with autocast():
         made = [
             model.alignment.keys(piece['images'], piece['ids'][piece['sentence']])
@@ -204,8 +206,10 @@ def _joint_facts(
     if told['labels'] is not None:
         (cells,) = gather(told['labels'].cells)
         told['labels'] = replace(told['labels'], cells=cells)
+    if 'recoloured_cells' in told:
+        (told['recoloured_cells'],) = gather(told['recoloured_cells'])
     # what a scene of one process holds of what another's sentence names
-    told['present'] = known_present(
-        told['referent'], told['holds'], told['referent'], told['named']
+    told['present'] = present_in_batch(
+        **{key: told[key] for key in ('group', 'referent', 'holds', 'named')}
     )
     return told
