@@ -87,6 +87,8 @@ class ObservationBuffer:
     A stamp that runs backwards by a control period or more means that the publisher's clock was
     set back (a simulation was reset): everything stamped later belongs to the old time and is
     forgotten. Smaller steps back are messages that were overtaken on the way, and are dropped.
+    Where a source speaks again after it was silent for longer than its age limit, what it said
+    before is forgotten too: as of no instant is that fit to be acted on.
 
     Args:
         embodiment: whose observation topics, age limits and control rate hold.
@@ -177,8 +179,14 @@ class ObservationBuffer:
             self.late[self._topic_sources[topic]] += 1
             return False
         newest = track.newest
-        if newest is not None and newest.ts_ns == message.ts_ns:
-            news = track.pop_newest().raw != message.raw
+        if newest is not None:
+            if newest.ts_ns == message.ts_ns:
+                news = track.pop_newest().raw != message.raw
+            silent_ns = max(
+                message.ts_ns - newest.ts_ns, message.receipt_ns - newest.receipt_ns
+            )
+            if silent_ns > self.max_age_s[self._topic_sources[topic]] * NS:
+                track = self._tracks[topic] = _Track()
         track.append(message)
         # by its own stamps: a source on another clock must not make the others forget
         track.prune(message.ts_ns - self._keep_ns, self._max_bytes)
@@ -217,15 +225,20 @@ class ObservationBuffer:
     def complete_ts_ns(self) -> int | None:
         """Return the newest stamp up to which every camera and the joint states have reported.
 
-        None while one of them is missing. Lock-step acts once whenever this changes.
+        None while one of them is missing, or has nothing from before that stamp. Lock-step acts
+        once whenever this changes.
         """
         with self._lock:
             stamped = [
-                track.newest
+                track.messages
                 for topic, track in self._tracks.items()
                 if topic != self.embodiment.instruction_topic
             ]
-        return None if None in stamped else min(message.ts_ns for message in stamped)
+            if not all(stamped):
+                return None
+            complete_ns = min(messages[-1].ts_ns for messages in stamped)
+            begin_ns = max(messages[0].ts_ns for messages in stamped)
+        return complete_ns if begin_ns <= complete_ns else None
 
     def kept_bytes(self) -> dict[str, int]:
         """Bytes of history per source."""

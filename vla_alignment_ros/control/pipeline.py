@@ -77,6 +77,7 @@ class DecisionPipeline:
     def reset(self) -> None:
         """Forget plan, gate, motion, and the counting of decisions; not the instruction."""
         with self._lock:
+            self._guard.reset()
             self._start()
 
     def set_instruction(self, instruction: str) -> None:
@@ -120,7 +121,7 @@ class DecisionPipeline:
             if not self._told:
                 self._adopt(observation.instruction)
             fresh = self._decisions == 0
-            if fresh:
+            if fresh and self._guard.at_rest:  # else it brakes: only clocks jump, no arm does
                 self._guard.reset(observation.state)
             self._newest_ts_ns = observation.ts_ns
             seed = self.config.seed * 1_000_003 + self._decisions
@@ -192,7 +193,6 @@ class DecisionPipeline:
         self._seen: Observation | None = None  # that was decided on, until a command has used it
         self._plan_is_foreign = False  # made by the policy before this one
         self._state, self._reason = HOLD, 'no decision yet'
-        self._guard.reset()
         self._gate.reset()
         self._executor.reset()
         self._travel.reset()

@@ -266,6 +266,22 @@ def test_fast_joints_are_still_known_as_of_a_slow_cameras_stamp(buffer):
     assert decided == {ts * MS for ts in camera_ms}
 
 
+@pytest.mark.parametrize('clock', ['stamps', 'receipts'])
+def test_what_a_source_said_before_a_silence_is_forgotten_when_it_speaks_again(buffer, clock):
+    push_all(buffer, 1000, 0)
+    for ts_ms in (1100, 1200, 1300):
+        others_ms = ts_ms if clock == 'stamps' else 1000 + (ts_ms - 1000) // 10
+        buffer.push('joint_states', joints(others_ms), (ts_ms - 1000) * MS)
+        buffer.push('wrist/jpeg', image(others_ms), (ts_ms - 1000) * MS)
+    again_ms = 1310 if clock == 'stamps' else 1031
+    buffer.push('front/image_raw', image(again_ms), 310 * MS)
+    assert buffer.hold_reason(310 * MS) == ''  # everybody speaks; but of what is common to all …
+    assert buffer.complete_ts_ns() is None  # … the front has nothing younger than 310 ms
+    push_all(buffer, again_ms + 5, 315)
+    assert buffer.complete_ts_ns() == (again_ms + 5) * MS
+    assert buffer.snapshot(again_ms * MS + 5 * MS).missing == ()
+
+
 def test_messages_are_kept_for_the_slowest_source_that_is_still_fresh(embodiment):
     patient = dataclasses.replace(embodiment, max_age_s={'front': 3.0})
     buffer = ObservationBuffer(patient)

@@ -4,76 +4,22 @@ import dataclasses
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from motion_limits import (
+    assert_all_were_tried,
+    assert_within_limits,
+    BOX,
+    EMBODIMENTS,
+    make_embodiment,
+    random_wishes,
+    SLACK,
+    speeds,
+)
 import numpy as np
 import pytest
 
 from vla_alignment_ros.control.guard import ActionGuard
-from vla_alignment_ros.embodiment import ActionSpec, Camera, CommandSpec, Embodiment, Gripper
+from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ControlError
-
-RATE_HZ = 10.0
-SLACK = 1e-6  # relative to the limit; the guard itself allows itself less
-
-
-def make_embodiment(space='ee_delta', **limits) -> Embodiment:
-    joints = tuple(f'j{i}' for i in range(6))
-    if space == 'ee_delta':
-        low, high = (-0.05,) * 3 + (-0.25,) * 3 + (0.0,), (0.05,) * 3 + (0.25,) * 3 + (1.0,)
-    else:
-        low, high = (-2.0,) * 6 + (0.0,), (2.0,) * 6 + (1.0,)
-    spec = {
-        'space': space,
-        'names': tuple('abcdefg'),
-        'units': ('1',) * 7,
-        'low': low,
-        'high': high,
-        'frame': 'base_link',
-        **limits,
-    }
-    codec = 'twist' if space == 'ee_delta' else 'multi_array'
-    topics = {'twist': 't', 'gripper': 'g'} if codec == 'twist' else {'command': 'c'}
-    return Embodiment(
-        name='guarded',
-        cameras=(Camera('front', 'image', 32, 32),),
-        joint_names=joints,
-        gripper=Gripper('finger', 0.04, 0.0),
-        action=ActionSpec(**spec),
-        command=CommandSpec(codec, topics),
-        rate_hz=RATE_HZ,
-    )
-
-
-LIMITS = [
-    {},
-    {'max_velocity': (0.3,) * 3 + (2.0,) * 3 + (2.0,)},
-    {'max_velocity': (0.4,) * 7, 'max_acceleration': (1.0,) * 6 + (5.0,)},
-    {'max_acceleration': (1.3,) * 7, 'max_jerk': (7.0,) * 7},
-    {'max_velocity': (0.5,) * 7, 'max_acceleration': (0.7,) * 7, 'max_jerk': (2.0,) * 7},
-]
-
-
-def speeds(embodiment: Embodiment, actions: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """(N, 7) per second, the first one from `start` (7,), an action at rest."""
-    space = embodiment.action.space
-    v = actions * {'ee_delta': RATE_HZ}.get(space, 1.0)
-    absolute = np.arange(7) == 6 if space != 'joint_position' else np.ones(7, bool)
-    moved = np.diff(np.vstack([start, actions]), axis=0) * RATE_HZ
-    return np.where(absolute, moved, v)
-
-
-def assert_within_limits(embodiment: Embodiment, actions: np.ndarray, start: np.ndarray) -> None:
-    spec = embodiment.action
-    low, high = np.array(spec.low), np.array(spec.high)
-    assert (actions >= low - SLACK * (1 + np.abs(low))).all()
-    assert (actions <= high + SLACK * (1 + np.abs(high))).all()
-    v = speeds(embodiment, actions, start)
-    a = np.diff(np.vstack([np.zeros(7), v]), axis=0) * RATE_HZ
-    j = np.diff(np.vstack([np.zeros(7), a]), axis=0) * RATE_HZ
-    for name, values in (('max_velocity', v), ('max_acceleration', a), ('max_jerk', j)):
-        limit = getattr(spec, name)
-        if limit is not None:
-            worst = (np.abs(values) / np.array(limit)).max()
-            assert worst <= 1 + SLACK, f'{name} broken {worst:.9f} times'
 
 
 def start_of(embodiment: Embodiment) -> tuple[ActionGuard, np.ndarray, np.ndarray]:
@@ -85,30 +31,9 @@ def start_of(embodiment: Embodiment) -> tuple[ActionGuard, np.ndarray, np.ndarra
     return guard, state, start
 
 
-def random_wishes(rng: np.random.Generator, embodiment: Embodiment, count: int) -> np.ndarray:
-    """Adversarial: constant pushes, bang-bang, noise, huge numbers, each per dimension."""
-    span = np.array(embodiment.action.high) - np.array(embodiment.action.low)
-    middle = (np.array(embodiment.action.high) + np.array(embodiment.action.low)) / 2
-    wishes = np.empty((count, 7))
-    for dim in range(7):
-        size = 10.0 ** rng.uniform(-2, 2)
-        noise = rng.uniform(-1, 1, count)
-        kind = rng.integers(5)
-        shape = [
-            noise,
-            np.sign(noise),
-            np.full(count, np.sign(noise[0])),
-            np.repeat(np.sign(noise), rng.integers(1, 9))[:count],
-            np.where(rng.random(count) < 0.1, noise * 1e30, 0.0),
-        ][kind]
-        wishes[:, dim] = middle[dim] + shape * size * span[dim]
-    return wishes
-
-
-BOX = np.array([0.3, -0.2, 0.0]), np.array([0.7, 0.2, 0.4])  # m
-
-
-def run_chunks(rng: np.random.Generator, embodiment: Embodiment, chunks: int) -> None:
+def run_chunks(
+    rng: np.random.Generator, embodiment: Embodiment, chunks: int
+) -> dict[str, float]:
     """Play adversarial chunks to a standstill, and assert that no limit was ever broken.
 
     Chunks are cut off anywhere, some hold a value that is not finite, watchdogs brake in between,
@@ -150,27 +75,21 @@ def run_chunks(rng: np.random.Generator, embodiment: Embodiment, chunks: int) ->
         execute(guard.decelerate())
         assert len(sent) < 2000
     hold = guard.decelerate()
-    assert_within_limits(embodiment, np.array([*sent, hold, hold]), start)
+    used = assert_within_limits(embodiment, np.array([*sent, hold, hold]), start)
     assert not sent or not speeds(embodiment, np.array([hold]), sent[-1])[0].any()
-
-
-EMBODIMENTS = [
-    make_embodiment(space, **limits)
-    for space in ('ee_delta', 'joint_position', 'joint_velocity')
-    for limits in LIMITS
-] + [
-    make_embodiment(**limits, workspace_low=tuple(BOX[0]), workspace_high=tuple(BOX[1]))
-    for limits in LIMITS
-]
+    return used
 
 
 def run_many(sequences: int) -> None:
+    used = []
     for seed in range(sequences):
         rng = np.random.default_rng(seed)
+        embodiment = EMBODIMENTS[seed % len(EMBODIMENTS)]
         try:
-            run_chunks(rng, EMBODIMENTS[seed % len(EMBODIMENTS)], chunks=int(rng.integers(1, 5)))
+            used.append(run_chunks(rng, embodiment, chunks=int(rng.integers(1, 5))))
         except AssertionError as broken:
             raise AssertionError(f'sequence {seed}: {broken}') from broken
+    assert_all_were_tried(used)
 
 
 def test_two_thousand_sequences_of_chunks_break_no_limit():
