@@ -7,6 +7,7 @@ from pathlib import Path
 import threading
 from typing import Any
 
+from decision_bench import Bench, Steady
 from demo_checkpoint import save_random_checkpoint
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -17,6 +18,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from std_srvs.srv import SetBool, Trigger
 
+from vla_alignment_ros.nodes import decision_loop, outlet
 from vla_alignment_ros.nodes.qos import advertise, message_class, reliable
 from vla_alignment_ros.nodes.runtime import Spinner
 
@@ -141,3 +143,27 @@ def ros(ros_domain: int) -> Iterator[Harness]:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real checkpoint, tiny and with random weights."""
     return save_random_checkpoint(tmp_path_factory.mktemp('checkpoint') / 'tiny', willing=True)
+
+
+@pytest.fixture
+def make_bench() -> Iterator[Callable[..., Bench]]:
+    """Makes decision loops that end with the test."""
+    made: list[Bench] = []
+
+    def make(**settings: Any) -> Bench:
+        made.append(Bench(**settings))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.policy.free.set()
+        bench.loop.close()
+
+
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> Steady:
+    """The steady clock of decision loops, moved by the test alone."""
+    clock = Steady()
+    for module in (decision_loop, outlet):
+        monkeypatch.setattr(module, 'time', clock)
+    return clock

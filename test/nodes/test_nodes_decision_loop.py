@@ -2,82 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 import threading
 
-import numpy as np
+from decision_bench import Bench, STEP, T0
 import pytest
-from scripted_policy import PATIENCE_S, ScriptedPolicy
+from scripted_policy import PATIENCE_S
 
-from vla_alignment_ros import wire
-from vla_alignment_ros.control.decisions import PipelineConfig
-from vla_alignment_ros.control.pipeline import DecisionPipeline
-from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ControlError
-from vla_alignment_ros.nodes.decision_loop import DecisionLoop, LoopConfig
-
-T0, STEP = 5_000_000_000, 100_000_000
-
-
-class Bench:
-    """A loop, in lock-step unless told otherwise, and everything that comes out of it."""
-
-    def __init__(self, on_arrival: bool = True, watchdog_s: float = PATIENCE_S) -> None:
-        self.embodiment = Embodiment.load('tabletop')
-        self.policy = ScriptedPolicy()
-        self.changed = threading.Condition()
-        self.commands, self.verdicts, self.logged = [], [], []
-        self.broken: list[Exception] = []  # raised by the next publications
-        self.broken_report: list[Exception] = []
-        pipeline = DecisionPipeline(
-            self.embodiment, self.policy, PipelineConfig(go=0.0, hold=0.0, confirm=1)
-        )
-        config = LoopConfig(on_arrival, watchdog_s)
-        self.loop = DecisionLoop(pipeline, config, self._send, self._report, self.logged.append)
-
-    def _send(self, command) -> None:
-        with self.changed:
-            self.changed.notify_all()
-            if self.broken:
-                raise self.broken.pop(0)
-            self.commands.append(command)
-
-    def _report(self, verdict) -> None:
-        with self.changed:
-            self.changed.notify_all()
-            if self.broken_report:
-                raise self.broken_report.pop(0)
-            self.verdicts.append(verdict)
-
-    def say(self, text: str = 'pick up the red cube', now_ns: int = T0) -> None:
-        self.loop.push('instruction', wire.encode_string(text), now_ns)
-
-    def show(self, ts_ns: int, now_ns: int | None = None) -> None:
-        now_ns = ts_ns if now_ns is None else now_ns
-        for camera in self.embodiment.cameras:
-            image = np.zeros((camera.height, camera.width, 3), np.uint8)
-            self.loop.push(camera.topic, wire.encode_image(image, ts_ns, camera.name), now_ns)
-        names = (*self.embodiment.joint_names, 'finger_joint')
-        position = np.array([0, 0.3, 0, -1.8, 0, 2.1, 0.8, 0.04])
-        self.loop.push('joint_states', wire.encode_joint_state(ts_ns, names, position), now_ns)
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        with self.changed:
-            assert self.changed.wait_for(condition, PATIENCE_S)
-
-
-@pytest.fixture
-def make_bench() -> Iterator[Callable[..., Bench]]:
-    made: list[Bench] = []
-
-    def make(**settings) -> Bench:
-        made.append(Bench(**settings))
-        return made[-1]
-
-    yield make
-    for bench in made:
-        bench.policy.free.set()
-        bench.loop.close()
 
 
 @pytest.fixture
@@ -86,11 +17,9 @@ def bench(make_bench) -> Bench:
 
 
 @pytest.fixture
-def free_running(make_bench) -> Bench:
-    """Served at the control rate; the test is its clock."""
+def free_running(make_bench, steady) -> Bench:
+    """Served at the control rate; the test is its clock, and the steady one stands still."""
     bench = make_bench(on_arrival=False, watchdog_s=0.0)
-    # the steady clock is the machine's, which may be busy: only stamps are to be judged here
-    bench.loop.buffer.ages = lambda steady_ns, now_ns=None: {}
     bench.loop.start()
     bench.say()
     return bench

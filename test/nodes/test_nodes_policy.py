@@ -86,11 +86,12 @@ def test_a_lying_image_is_a_hold_that_is_counted(ros, checkpoint):
     assert moves(robot.twist(T0 + 2 * STEP))
 
 
-@pytest.mark.parametrize('silent', ['front', 'joint_states'])
+@pytest.mark.parametrize('silent', ['front', 'wrist', 'joint_states'])
 def test_at_the_control_rate_the_arm_stops_when_a_source_falls_silent(
     ros, checkpoint, silent: str
 ):
-    robot, node = start(ros, checkpoint, watchdog_s=0.5)
+    robot, node = start(ros, checkpoint, watchdog_s=0.5, status_period_s=0.1)
+    statuses = ros.listen(f'{NODE}/status', STATUS, raw=False)
     robot.say()
 
     def moving(raws):
@@ -107,6 +108,7 @@ def test_at_the_control_rate_the_arm_stops_when_a_source_falls_silent(
     assert not moves(wire.decode_twist_stamped(node._loop.last.messages[TWIST]))
     count = len(robot.twists.messages)
     robot.twists.wait_for(lambda raws: len(raws) > count + 2)  # the hold goes on being said
+    statuses.wait_for(lambda messages: f'{silent} is' in messages[-1].message)
 
 
 def test_on_arrival_the_arm_stops_when_everything_falls_silent(ros, checkpoint):

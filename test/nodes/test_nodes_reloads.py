@@ -7,12 +7,14 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+import pickle
 import shutil
 import struct
 import threading
 
 from demo_checkpoint import save_random_checkpoint
 import numpy as np
+from pickle_bomb import Bomb
 import pytest
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue, SetParametersResult
 from rcl_interfaces.srv import SetParameters
@@ -25,7 +27,8 @@ from vla_alignment_ros.nodes.policy_node import PolicyNode
 from vla_alignment_ros.policy.checkpoint import load_checkpoint, save_checkpoint
 
 RELOAD = f'{NODE}/reload'
-WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
+WEIGHTS, CONFIG, TOKENIZER = 'model.safetensors', 'config.json', 'tokenizer.json'
+WENT_OFF = 'went_off'  # a folder that a pickle makes when somebody loads it
 
 
 @pytest.fixture
@@ -168,7 +171,7 @@ def truncated(folder: Path) -> None:
 
 
 def pickled(folder: Path) -> None:
-    (folder / WEIGHTS).write_bytes(b'\x80\x04\x95\x1a\x00\x00\x00\x00\x00\x00\x00}\x94.' * 100)
+    (folder / WEIGHTS).write_bytes(pickle.dumps(Bomb(folder / WENT_OFF)))
 
 
 def huge_header(folder: Path) -> None:
@@ -180,6 +183,21 @@ def misshapen(folder: Path) -> None:
     name = max(weights, key=lambda key: weights[key].size)
     weights[name] = np.ascontiguousarray(weights[name][1:])
     save_file(weights, folder / WEIGHTS)
+
+
+def not_a_number(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    name = max(weights, key=lambda key: weights[key].size)
+    weights[name].flat[7] = np.nan
+    save_file(weights, folder / WEIGHTS)
+
+
+def no_tokenizer(folder: Path) -> None:
+    (folder / TOKENIZER).write_bytes(pickle.dumps(Bomb(folder / WENT_OFF)))
+
+
+def endless_config(folder: Path) -> None:
+    (folder / CONFIG).write_text('{"model":' * 200_000)
 
 
 def broken_config(folder: Path) -> None:
@@ -219,6 +237,9 @@ BAD = {
     pickled: 'not a safetensors file',
     huge_header: 'not a safetensors file',
     misshapen: 'does not fit its config',
+    not_a_number: 'not finite',
+    no_tokenizer: 'not a tokenizer',
+    endless_config: 'not valid JSON',
     broken_config: 'not valid JSON',
     boundless: 'answers with values that are not finite',
     without_order: 'a calibration needs 0 ≤ hold ≤ go ≤ 1',
@@ -251,6 +272,7 @@ def test_what_cannot_serve_is_refused_with_the_reason_and_the_old_one_goes_on(
         assert reason in answer.message
         act(robot, step)
         assert node._loop.pipeline.policy is policy
+        assert not list(tmp_path.rglob(WENT_OFF)), spoil.__name__
     ros.until(lambda: node._loop.decisions == len(BAD), 'the end of the last decision')
     assert sum(node._reloads.causes.snapshot().values()) == 2 * len(BAD)
 

@@ -6,15 +6,13 @@ import tracemalloc
 import cv2
 from hypothesis import assume, given, HealthCheck, settings
 from hypothesis import strategies as st
+from image_messages import ENCODINGS, IMAGE, image_bytes, STORE, to_rgb
 import numpy as np
 import pytest
-from rosbags.typesys import get_typestore, Stores
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.errors import WireError
 
-IMAGE = 'sensor_msgs/msg/Image'
-STORE = get_typestore(Stores.ROS2_JAZZY)
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 stamps = st.integers(0, 2**31 * 10**9 - 1)
@@ -22,50 +20,6 @@ names = st.text(st.characters(codec='utf-8', exclude_characters='\x00'), max_siz
 floats = st.floats(allow_nan=False)
 sizes = st.integers(1, 9)
 seeds = st.integers(0, 2**32 - 1)
-
-
-def image_bytes(pixels, encoding, padding=0, big_endian=False, little_cdr=True, **lies):
-    """CDR bytes of an Image: rows of `pixels` padded by `padding` bytes of rubbish."""
-    height, width = pixels.shape[:2]
-    if pixels.dtype.itemsize > 1:
-        pixels = pixels.astype(pixels.dtype.newbyteorder('>' if big_endian else '<'))
-    rows = np.frombuffer(pixels.tobytes(), np.uint8).reshape(height, -1)
-    rows = np.hstack([rows, np.full((height, padding), 0xAB, np.uint8)])
-    fields = {
-        'header': wire.header(1_000_000_002, 'camera'),
-        'height': height,
-        'width': width,
-        'encoding': encoding,
-        'is_bigendian': int(big_endian),
-        'step': rows.shape[1],
-        'data': rows.reshape(-1),
-    }
-    message = wire.make(IMAGE, **{**fields, **lies})
-    return bytes(STORE.serialize_cdr(message, IMAGE, little_endian=little_cdr))
-
-
-def to_rgb(pixels, encoding):
-    """What the pixels look like to a person, by the definition of the encoding."""
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
-    if encoding.startswith('mono'):
-        return np.stack([pixels] * 3, axis=-1)
-    rgb = pixels[..., :3]
-    return rgb[..., ::-1] if encoding.startswith('bgr') else rgb
-
-
-ENCODINGS = {
-    'rgb8': (3, np.uint8),
-    'bgr8': (3, np.uint8),
-    'mono8': (0, np.uint8),
-    'rgba8': (4, np.uint8),
-    'bgra8': (4, np.uint8),
-    'mono16': (0, np.uint16),
-    'rgb16': (3, np.uint16),
-    'bgr16': (3, np.uint16),
-    'rgba16': (4, np.uint16),
-    'bgra16': (4, np.uint16),
-}
 
 
 # -- images -------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from scripted_policy import answer
 
+from vla_alignment_ros.control.decisions import Command, PipelineConfig
 from vla_alignment_ros.control.executor import EXECUTIONS
-from vla_alignment_ros.control.pipeline import Command, DecisionPipeline, PipelineConfig
+from vla_alignment_ros.control.pipeline import DecisionPipeline
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.observation import Observation
 

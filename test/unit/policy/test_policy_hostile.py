@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 import pickle
 import shutil
@@ -12,6 +11,7 @@ import subprocess
 import sys
 
 from demo_checkpoint import save_random_checkpoint
+from pickle_bomb import Bomb
 import pytest
 from safetensors.torch import load_file, save_file
 import torch
@@ -49,16 +49,6 @@ def change(folder: Path, *keys: str, to: object) -> None:
         part = part[key]
     part[keys[-1]] = to
     (folder / CONFIG).write_text(json.dumps(config))
-
-
-class Bomb:
-    """Unpickled, it writes a file."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.target),)
 
 
 # -- weights ------------------------------------------------------------------------------------
