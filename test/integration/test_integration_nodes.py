@@ -43,6 +43,12 @@ class Processes:
     def log(self, name: str) -> str:
         return (self._folder / f'{name}.log').read_text()
 
+    def kill(self, name: str) -> None:
+        """End a node without a chance to say anything."""
+        process = self.running.pop(name)
+        process.kill()
+        process.wait(EXIT_S)
+
     def end(self, name: str, number: int) -> int:
         process = self.running.pop(name)
         process.send_signal(number)
@@ -100,15 +106,11 @@ def test_nodes_run_and_end_with_exit_code_zero(processes, client, checkpoint, tm
 
 
 @pytest.mark.timeout(300)
-def test_an_interrupted_policy_leaves_the_arm_held(processes, client, checkpoint):
-    twists: list[bytes] = []
-    subscribe_raw(
-        client.node,
-        'servo/delta_twist_cmds',
-        'geometry_msgs/msg/TwistStamped',
-        lambda raw: twists.append(bytes(raw)),
-        reliable(1000),
-    )
+@pytest.mark.parametrize(
+    'number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
+def test_an_interrupted_policy_leaves_the_arm_held(processes, client, checkpoint, number):
+    twists = _listen(client, 'servo/delta_twist_cmds', 'geometry_msgs/msg/TwistStamped')
     processes.start(
         'policy_node',
         checkpoint=str(checkpoint),
@@ -118,7 +120,7 @@ def test_an_interrupted_policy_leaves_the_arm_held(processes, client, checkpoint
     )
     processes.start('simulator_node', lockstep=True, publish_instruction=True)
     client.until(lambda: len(twists) > 3 and _moves(twists[-1]), 'motion', START_S)
-    processes.running['policy_node'].send_signal(signal.SIGINT)
+    processes.running['policy_node'].send_signal(number)
     client_check, client._check = client._check, lambda: None
     client.until(lambda: not _moves(twists[-1]), 'the hold')
     client._check = client_check
@@ -126,11 +128,56 @@ def test_an_interrupted_policy_leaves_the_arm_held(processes, client, checkpoint
     assert not _moves(twists[-1])
 
 
+@pytest.mark.timeout(600)
+def test_whoever_is_killed_the_arm_comes_to_rest(processes, client, checkpoint):
+    twists = _listen(client, 'servo/delta_twist_cmds', 'geometry_msgs/msg/TwistStamped')
+    joints = _listen(client, 'joint_states', 'sensor_msgs/msg/JointState')
+    reasons: list[str] = []
+    client.on_values('policy_node/status', lambda values: reasons.append(values.get('reason', '')))
+
+    def speed(raw: bytes) -> float:
+        return float(np.abs(wire.decode_joint_state(raw).velocity[:7]).max())  # rad/s
+
+    def start_policy() -> None:
+        del twists[:]
+        processes.start(
+            'policy_node',
+            checkpoint=str(checkpoint),
+            autostart=True,
+            use_sim_time=True,
+            status_period_s=0.1,
+            **{'gate.enabled': False},
+        )
+
+    processes.start('simulator_node', publish_instruction=True)
+    start_policy()
+    client.until(lambda: joints and speed(joints[-1]) > 0.1, 'motion', START_S)
+    processes.kill('policy_node')
+    client.until(lambda: all(speed(raw) < 0.02 for raw in joints[-5:]), 'the standstill')
+    start_policy()  # somebody, or a supervisor, starts it again
+    client.until(lambda: twists and _moves(twists[-1]), 'motion', START_S)
+    processes.kill('simulator_node')
+    client.until(lambda: 'time has stood still' in reasons[-1], 'the reason')
+    count = len(twists)
+    client.until(lambda: len(twists) > count + 2, 'holds')
+    assert not any(_moves(raw) for raw in twists[count:])
+    assert processes.end('policy_node', signal.SIGTERM) == 0
+
+
 @pytest.mark.timeout(120)
 def test_a_parameter_that_is_not_allowed_ends_the_process_with_the_reason(processes):
     processes.start('simulator_node', split='nowhere')
     assert processes.running.pop('simulator_node').wait(EXIT_S) == 1
     assert 'allowed: train, val, seen' in processes.log('simulator_node')
+
+
+def _listen(client: Client, topic: str, msgtype: str) -> list[bytes]:
+    """What comes in on a topic, in order."""
+    messages: list[bytes] = []
+    subscribe_raw(
+        client.node, topic, msgtype, lambda raw: messages.append(bytes(raw)), reliable(1000)
+    )
+    return messages
 
 
 def _moves(raw: bytes) -> bool:

@@ -6,12 +6,11 @@ begins.
 
 from __future__ import annotations
 
-from pathlib import Path
-import resource
 import threading
 import time
 
 from decision_bench import OPEN_GATE, SENTENCE, SightedPolicy
+from memory import resident_mb
 import numpy as np
 import pytest
 from tabletop_robot import start
@@ -20,7 +19,7 @@ from bench.traffic import Sensors
 
 DECISION_S = 0.04
 OVERLOAD = 5
-GROWTH_BYTES = 30e6  # queued, ten seconds of what is too much would be twice that
+GROWTH_MB = 30.0  # queued, ten seconds of what is too much would be twice that
 
 
 class SlowPolicy(SightedPolicy):
@@ -35,11 +34,6 @@ class SlowPolicy(SightedPolicy):
         self.ages_s.append((time.time_ns() - observation.ts_ns) * 1e-9)
         self._never.wait(DECISION_S)
         return super().step(observation, candidates, seed, plan)
-
-
-def resident_bytes() -> int:
-    pages = int(Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
-    return pages * resource.getpagesize()
 
 
 @pytest.mark.timeout(300)
@@ -58,9 +52,9 @@ def test_frames_that_are_decided_on_stay_young_under_five_times_too_many(
         ros.until(lambda: len(policy.ages_s) > 5, 'decisions')
         begin, published = len(policy.ages_s), sensors.published
         flood.wait(seconds / 3)
-        resident, kept = resident_bytes(), node._loop.buffer.kept_bytes()
+        resident, kept = resident_mb(), node._loop.buffer.kept_bytes()
         flood.wait(seconds * 2 / 3)
-        grown = resident_bytes() - resident
+        grown = resident_mb() - resident
         ages_ms = np.array(policy.ages_s[begin:]) * 1e3
         published = sensors.published - published
         kept_at_last = node._loop.buffer.kept_bytes()
@@ -68,7 +62,7 @@ def test_frames_that_are_decided_on_stay_young_under_five_times_too_many(
     tenth = max(3, len(ages_ms) // 10)
     first, last = np.median(ages_ms[:tenth]), np.median(ages_ms[-tenth:])
     assert last <= 3 * first + 50.0, f'age at inference: {first:.0f} ms, later {last:.0f} ms'
-    assert grown < GROWTH_BYTES, f'{grown / 1e6:.0f} MB more than after a third of the time'
+    assert grown < GROWTH_MB, f'{grown:.0f} MB more than after a third of the time'
     # history is a second of each source, however much of it
     second = OVERLOAD / DECISION_S * 2 * 128 * 128 * 3
     assert max(kept.values()) < second and max(kept_at_last.values()) < second
