@@ -77,6 +77,12 @@ def used(node) -> dict[tuple[str, str], set[str]]:
     }
 
 
+def _made(node) -> set[str]:
+    """Names of all that a node itself knows to have made."""
+    topics = {part.topic_name for part in (*node.publishers, *node.subscriptions)}
+    return topics | {node.resolve_service_name(part.srv_name) for part in node.services}
+
+
 def test_the_file_keeps_to_the_schema():
     for element in ElementTree.parse(POLICY).iter():
         assert {child.tag for child in element} <= CHILDREN.get(element.tag, set())
@@ -115,6 +121,9 @@ def test_a_node_is_allowed_exactly_what_it_uses(ros, checkpoint, tmp_path, kind,
         assert node.bring_up(), node.last_error
     enclave = f'/vla_alignment_ros/{node.get_name()}'
     rules = allowed(enclave if mode in ('', 'act') else f'{enclave}_{mode}')
+    # the graph learns of a node's parts one by one
+    ros.until(lambda: _made(node) <= set().union(*used(node).values()), 'the graph')
+    ros.until(lambda: all(rules[use] <= used(node)[use] for use in USES), 'all that is allowed')
     found = used(node)
     for use in USES:
         assert found[use] == rules[use], f'{node.get_name()}: {" ".join(use)}'
