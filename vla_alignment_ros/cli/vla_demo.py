@@ -37,8 +37,8 @@ right then. The exit code is 1 where the shipped policy succeeds in fewer than h
 
 FULL_DESCRIPTION = """From nothing to a measured policy: demonstrations, training, evaluation.
 
-This is how the shipped checkpoint was made. On two cores without a GPU, in round figures: 20
-minutes for the demonstrations (15 GB), 46 for the training, 5 for the evaluation.
+This is how the shipped checkpoint was made. On two cores without a GPU, in round figures: 12
+minutes for the demonstrations (15 GB), 60 for the training, 10 for the evaluation.
 It goes on where it was stopped: a stage whose result is there, made with the same settings, is
 not run again."""
 
