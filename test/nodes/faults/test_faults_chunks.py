@@ -68,7 +68,8 @@ def test_one_value_that_is_not_finite_refuses_its_chunk_and_the_next_good_one_mo
         policy.spoil = spoiled(row, dimension, value)
         bad = steps.go_on()
         name = bench.embodiment.action.names[dimension]
-        assert f'{name} of step {row} is not finite' in bench.verdicts[-1].refused
+        refused = bench.verdicts[-1].refused or 'nothing was refused'
+        assert f'{name} of step {row} is not finite' in refused
         for held in (bad, steps.tick(), steps.tick()):
             assert held.state == 'hold' and f'{name} of step {row}' in held.reason
         assert bench.loop.key_values()['held: refused chunk'] == str(number)
