@@ -136,11 +136,11 @@ def live_many(count: int) -> None:
     assert_all_were_tried(used)
 
 
-def test_three_hundred_pipelines_break_no_limit_whatever_interrupts_them():
-    live_many(300)
+def test_a_hundred_pipelines_break_no_limit_whatever_interrupts_them():
+    live_many(100)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_twenty_thousand_pipelines_break_no_limit_whatever_interrupts_them():
-    live_many(20_000)
+def test_five_thousand_pipelines_break_no_limit_whatever_interrupts_them():
+    live_many(5000)
