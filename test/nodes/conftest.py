@@ -55,6 +55,8 @@ class Harness:
         self.client = Node('test_client')
         self.spinner = Spinner(self.client)
         self.nodes: list[Node] = []
+        self._clients: dict[tuple[type, str], Any] = {}
+        self._clients_lock = threading.Lock()
 
     def add(self, kind: Callable[..., Node], **parameters: Any) -> Any:
         """Make a node with these parameters and let it spin."""
@@ -75,13 +77,16 @@ class Harness:
         assert self.spinner.error is None
 
     def call(self, kind: type, service: str, request: Any, timeout_s: float = PATIENCE_S) -> Any:
-        client = self.client.create_client(kind, service)
+        with self._clients_lock:  # one per service: middleware remembers all that ever were
+            client = self._clients.get((kind, service))
+            if client is None:
+                client = self.client.create_client(kind, service)
+                self._clients[kind, service] = client
         assert client.wait_for_service(timeout_s), f'no service {service}'
         future = client.call_async(request)
         answered = threading.Event()
         future.add_done_callback(lambda done: answered.set())
         assert answered.wait(timeout_s), f'{service} did not answer'
-        self.client.destroy_client(client)
         return future.result()
 
     def trigger(self, service: str) -> Any:

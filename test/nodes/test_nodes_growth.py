@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from pathlib import Path
+import platform
 import threading
 
-from memory import resident_mb
 import pytest
 from tabletop_robot import NODE
 
 from vla_alignment_ros.nodes.policy_node import PolicyNode
+
+MB = 2**20
 
 
 def held(node: PolicyNode) -> dict[str, int]:
@@ -21,6 +25,14 @@ def held(node: PolicyNode) -> dict[str, int]:
         'timers': len(list(node.timers)),
         'services': len(list(node.services)),
     }
+
+
+def resident_mb() -> float:
+    """What is held; memory that is free, but kept by the allocator for later, is not."""
+    gc.collect()
+    ctypes.CDLL('libc.so.6').malloc_trim(0)
+    fields = Path('/proc/self/statm').read_text().split()
+    return int(fields[1]) * 4096 / MB
 
 
 def cycle(ros, node: PolicyNode) -> dict[str, int]:
@@ -44,7 +56,7 @@ def test_configure_and_cleanup_leave_nothing_behind(ros, checkpoint):
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='needs /proc')
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='measures with Linux and glibc')
 def test_a_hundred_cycles_do_not_grow(ros, checkpoint):
     node = ros.add(PolicyNode, checkpoint=str(checkpoint), threads=1)
     for _ in range(20):
@@ -53,4 +65,4 @@ def test_a_hundred_cycles_do_not_grow(ros, checkpoint):
     for _ in range(80):
         cycle(ros, node)
     assert held(node) == counts
-    assert resident_mb() - size_mb < 8.0
+    assert resident_mb() - size_mb < 5.0  # a few MB: a kept model would be 80 times its size

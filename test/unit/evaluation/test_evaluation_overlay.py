@@ -11,6 +11,7 @@ import pytest
 from vla_alignment_ros.evaluation.overlay import (
     BAR,
     CELL,
+    GAP,
     GATES,
     grounding_picture,
     naming_words,
@@ -86,6 +87,18 @@ def test_the_column_of_a_word_shows_its_own_map():
         hot = warmth(cells[:, column * width : (column + 1) * width])
         row, place = np.unravel_index(hot.argmax(), hot.shape)
         assert (row // 32, (place - 4) // 32) == (y, x)
+
+
+def test_cameras_share_one_scale_so_that_only_the_one_that_sees_the_thing_is_lit():
+    image = np.full((96, 96, 3), 120, np.uint8)
+    maps = {'front': peak(1, 1), 'wrist': 0.01 * peak(6, 6)}
+    found = grounding_picture(
+        {'front': image, 'wrist': image}, Pointing(sentence=maps), 'lift it', 0.8, 'go', (0.2, 0.6)
+    )
+    front, wrist = BAR + TITLE, BAR + 2 * TITLE + CELL
+    column = slice(CELL + 2 * GAP, 2 * CELL + GAP)
+    assert warmth(found[front : front + CELL, column]).max() > 100
+    assert warmth(found[wrist : wrist + CELL, column]).max() < 12
 
 
 @pytest.mark.parametrize('gate', ['go', 'slow', 'hold'])
