@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-from pathlib import Path
 import platform
 import threading
 
+from memory import resident_mb
 import pytest
 from tabletop_robot import NODE
 
 from vla_alignment_ros.nodes.policy_node import PolicyNode
-
-MB = 2**20
 
 
 def held(node: PolicyNode) -> dict[str, int]:
@@ -25,14 +21,6 @@ def held(node: PolicyNode) -> dict[str, int]:
         'timers': len(list(node.timers)),
         'services': len(list(node.services)),
     }
-
-
-def resident_mb() -> float:
-    """What is held; memory that is free, but kept by the allocator for later, is not."""
-    gc.collect()
-    ctypes.CDLL('libc.so.6').malloc_trim(0)
-    fields = Path('/proc/self/statm').read_text().split()
-    return int(fields[1]) * 4096 / MB
 
 
 def cycle(ros, node: PolicyNode) -> dict[str, int]:
