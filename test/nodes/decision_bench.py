@@ -45,12 +45,15 @@ class SightedPolicy(ScriptedPolicy):
         super().__init__(horizon=horizon)
         self.seen: list[np.ndarray] = []  # (3,) marks of every observation that was decided on
         self.newest = None  # of those observations
+        self.single = False  # whether `free` lets but one of them through
         self.told: dict[str, np.ndarray] = {}  # instruction → action (7,)
         self.spoil: Callable[[np.ndarray], np.ndarray] | None = None  # changes a chunk (H, 7)
 
     def step(self, observation, candidates=1, seed=None, plan=None):
         self.entered.set()
         assert self.free.wait(PATIENCE_S)
+        if self.single:
+            self.free.clear()
         images = observation.images
         marks = np.array([images['front'][0, 0, 0], images['wrist'][0, 0, 0],
                           round(float(observation.state[7]) * 255)])  # fmt: skip

@@ -174,6 +174,13 @@ def test_a_live_node_never_returns_to_the_old_instruction(ros, checkpoint, trial
                     robot.twists.wait_for(lambda raws, n=count: len(raws) > n)
                 robot.say(new)
                 ros.until(lambda text=new: last('hold', text), 'the stop')
+                policy.single = True
+                policy.entered.clear()
+                policy.free.set()  # the old decision ends, and ticks come before the next one does
+                assert policy.entered.wait(PATIENCE_S)
+                count = len(robot.twists.messages)
+                robot.twists.wait_for(lambda raws, n=count: len(raws) > n + 1)
+                policy.single = False
                 policy.free.set()
             else:
                 robot.say(new)
@@ -181,6 +188,7 @@ def test_a_live_node_never_returns_to_the_old_instruction(ros, checkpoint, trial
         count = len(robot.twists.messages)
         robot.twists.wait_for(lambda raws: len(raws) > count + 1)
     finally:
+        policy.single = False
         policy.free.set()
         sensors.done.set()
         sensors.join()
