@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from bench.inputs import sensor_messages, sentences
+from bench.inputs import observation_of
 from bench.results import BenchSettings, Row
 from bench.timing import seconds, take_turns
-from vla_alignment_ros import wire
-from vla_alignment_ros.observation import ObservationAssembler
 from vla_alignment_ros.policy.policy import Policy
 
 CANDIDATES = 16
@@ -19,10 +16,7 @@ def run(settings: BenchSettings) -> Row:
     """One, four and sixteen candidates take turns on the same observation."""
     torch.set_num_threads(settings.threads)
     policy = Policy.load(settings.checkpoint)
-    embodiment = policy.embodiment
-    raw = sensor_messages(embodiment, 1, np.random.default_rng(0))
-    raw[embodiment.instruction_topic] = wire.encode_string(sentences(policy, 1)[0])
-    observation = ObservationAssembler(embodiment).assemble(1, raw)
+    observation = observation_of(policy)
     samples = take_turns(
         {
             str(count): seconds(lambda count=count: policy.step(observation, count, seed=0))

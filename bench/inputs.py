@@ -16,6 +16,7 @@ from vla_alignment_ros.data.bag import EpisodeWriter
 from vla_alignment_ros.embodiment import Embodiment, resolve_resource
 from vla_alignment_ros.encoders.language import MASK, PAD, UNKNOWN
 from vla_alignment_ros.kinematics import ForwardKinematics
+from vla_alignment_ros.observation import Observation, ObservationAssembler
 from vla_alignment_ros.policy.policy import Policy
 
 START_NS = 1_000_000_000
@@ -41,6 +42,14 @@ def sensor_messages(
     position = np.append(_joints(embodiment), gripper.open_position)
     raw[embodiment.joint_states_topic] = wire.encode_joint_state(ts_ns, names, position)
     return raw
+
+
+def observation_of(policy: Policy) -> Observation:
+    """One moment of such messages, with a sentence that the policy knows."""
+    embodiment = policy.embodiment
+    raw = sensor_messages(embodiment, 1, np.random.default_rng(0))
+    raw[embodiment.instruction_topic] = wire.encode_string(sentences(policy, 1)[0])
+    return ObservationAssembler(embodiment).assemble(1, raw)
 
 
 _JOINTS: dict[str, np.ndarray] = {}

@@ -13,11 +13,9 @@ import time
 import numpy as np
 import torch
 
-from bench.inputs import sensor_messages, sentences
+from bench.inputs import observation_of
 from bench.results import BenchSettings, Row
 from bench.traffic import NODE, served
-from vla_alignment_ros import wire
-from vla_alignment_ros.observation import ObservationAssembler
 from vla_alignment_ros.policy.policy import Policy
 
 OVERLOAD = 5
@@ -72,10 +70,7 @@ def run(settings: BenchSettings) -> Row:
 
 
 def _decision_s(policy: Policy) -> float:
-    embodiment = policy.embodiment
-    raw = sensor_messages(embodiment, 1, np.random.default_rng(0))
-    raw[embodiment.instruction_topic] = wire.encode_string(sentences(policy, 1)[0])
-    observation = ObservationAssembler(embodiment).assemble(1, raw)
+    observation = observation_of(policy)
     took = []
     for _ in range(25):
         start = time.perf_counter()

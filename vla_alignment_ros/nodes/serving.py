@@ -105,7 +105,6 @@ class Serving:
             **{name: scores.get(name, '') for name in ('gate', 'action_score', 'margin')},
             'gate_go': f'{pipeline.config.go:.6f}',
             'gate_hold': f'{pipeline.config.hold:.6f}',
-            'needs_help': pipeline.needs_help,
             **self.arrivals.key_values(time.monotonic()),
             'checkpoint': model.folder,
             'revision': model.revision,
