@@ -35,15 +35,23 @@ def test_on_arrival_every_complete_observation_gets_one_command_with_its_stamp(r
     assert chunk.names == robot.embodiment.action.names
 
 
-def test_an_incomplete_observation_is_not_answered(ros, checkpoint):
+def test_an_observation_is_answered_once_it_is_complete_and_not_before(ros, checkpoint):
     robot, node = start(ros, checkpoint, act_on_arrival=True)
     robot.show(T0)  # before any instruction
     robot.say()
-    first = robot.twist(T0)  # the instruction completes it
+    robot.twist(T0)  # the instruction completes it
     robot.show(T0 + STEP, but=('wrist',))
-    robot.show(T0 + 2 * STEP)
-    robot.twist(T0 + 2 * STEP)
-    assert robot.stamps() == [first.ts_ns, T0 + 2 * STEP]
+
+    def came() -> bool:
+        stamps = node._loop.buffer.snapshot().stamps_ns
+        return stamps['front'] == stamps['joint_states'] == T0 + STEP
+
+    ros.until(came, 'all but the wrist camera')
+    assert not node._loop._is_due()
+    assert robot.stamps() == [T0]
+    robot.show(T0 + STEP, but=('front', 'joint_states'))
+    robot.twist(T0 + STEP)
+    assert robot.stamps() == [T0, T0 + STEP]
 
 
 def test_the_same_observation_again_gets_the_same_command_again(ros, checkpoint):

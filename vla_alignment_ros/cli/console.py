@@ -41,6 +41,11 @@ def printable(text: str, keep: str = '') -> str:
     )  # fmt: skip
 
 
+def plain(text: str) -> str:
+    """Text from outside as one cell of a table: printable, and its square brackets no markup."""
+    return printable(text).replace('[', r'\[')
+
+
 def guarded(name: str, run: Callable[[], int]) -> int:
     """Run a command; a mistake that the user can mend is one line and exit code 2.
 
