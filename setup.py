@@ -48,6 +48,7 @@ TEST = [
     'hypothesis>=6.90',
     'pytest>=7.4,<9',
     'pytest-timeout>=2.2',
+    'pytest-xdist>=3.3',  # half the time on two cores
     'ruff>=0.9',
 ]
 
