@@ -61,6 +61,8 @@ class Options:
     """The table."""
     threads: int = 1
     """Torch threads."""
+    table_only: bool = False
+    """Write the table of the runs that are there, and make none."""
 
 
 @dataclass(frozen=True)
@@ -317,6 +319,8 @@ def main(arguments: list[str] | None = None) -> int:
         )  # fmt: skip
         missing = [run for run in runs if kept(run, options) is None]
         console.print(f'{len(runs) - len(missing)} of {len(runs)} runs are there')
+        if options.table_only:
+            missing = []
         if missing and (code := run_stages(options.out, [record], console)):
             return code
         command = ' '.join(['python -m bench.compare', *arguments])

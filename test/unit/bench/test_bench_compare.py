@@ -93,3 +93,11 @@ def test_a_small_comparison_runs_goes_on_and_writes_its_page(tmp_path, capsys):
     assert compare.main(arguments) == 0
     assert '2 of 2 runs are there' in capsys.readouterr().out
     assert (tmp_path / 'page.md').read_text(encoding='utf-8') == first
+
+
+def test_the_table_can_be_written_without_a_run(tmp_path, monkeypatch):
+    run, options = a_finished_run(tmp_path, monkeypatch)
+    monkeypatch.setattr(compare, 'run_stages', lambda *_: pytest.fail('a run was begun'))
+    arguments = ['--results', str(options.results), '--page', str(tmp_path / 'page.md')]
+    assert compare.main([*arguments, '--strategies', 'clip', '--table-only']) == 0
+    assert '| `clip` | 1 |' in (tmp_path / 'page.md').read_text(encoding='utf-8')
