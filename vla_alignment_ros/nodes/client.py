@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import math
 import time
 from typing import Any
 
@@ -22,6 +23,8 @@ from vla_alignment_ros.nodes.qos import reliable
 
 SPIN_S = 0.1
 PATIENCE_S = 120.0  # with a busy machine; a node that has ended is seen at once by `check`
+ASK_AGAIN_S = 2.0
+SETTLE_S = 0.2
 STATUS_DEPTH = 100
 _TRANSITIONS = {
     Transition.TRANSITION_CONFIGURE: 'configure',
@@ -78,14 +81,45 @@ class Client:
     def call(
         self, kind: type, service: str, request: Any, timeout_s: float | None = None
     ) -> Any:
-        """Call a service, waiting for it to appear and to answer."""
+        """Call a service once, waiting for it to appear and to answer."""
+        future = self._client(kind, service, timeout_s).call_async(request)
+        self.until(future.done, f'{service} to answer', timeout_s)
+        return future.result()
+
+    def ask(
+        self, kind: type, service: str, request: Any, timeout_s: float | None = None
+    ) -> Any:
+        """Call a service that may be called twice, again and again until it answers.
+
+        A server that has not discovered its client yet takes the request and throws the answer
+        away ("client will not receive response"). That happens where nodes have just started.
+        """
+        client = self._client(kind, service, timeout_s)
+        asked: list[Any] = []
+        asked_s = -math.inf
+
+        def answered() -> bool:
+            nonlocal asked_s
+            if any(future.done() for future in asked):
+                return True
+            if time.monotonic() - asked_s > ASK_AGAIN_S:
+                asked_s = time.monotonic()
+                asked.append(client.call_async(request))
+            return False
+
+        self.until(answered, f'{service} to answer', timeout_s)
+        return next(future for future in asked if future.done()).result()
+
+    def _client(self, kind: type, service: str, timeout_s: float | None) -> Any:
         client = self._clients.get((kind, service))
         if client is None:
             client = self._clients[kind, service] = self.node.create_client(kind, service)
+            self.until(client.service_is_ready, f'{service} to appear', timeout_s)
+            # the server has to discover us too, and nothing says when it has: see `ask`
+            settled_s = time.monotonic() + SETTLE_S
+            self.until(lambda: time.monotonic() > settled_s, f'{service} to settle', timeout_s)
         self.until(client.service_is_ready, f'{service} to appear', timeout_s)
-        future = client.call_async(request)
-        self.until(future.done, f'{service} to answer', timeout_s)
-        return future.result()
+        return client
 
     def trigger(self, service: str) -> str:
         """Call a Trigger; its message. `SimulationError` where it is refused."""
@@ -98,14 +132,14 @@ class Client:
         """Set parameters of another node; `SimulationError` where one is refused."""
         parameters = [Parameter(name=k, value=_value(v)) for k, v in values.items()]
         request = SetParameters.Request(parameters=parameters)
-        for result in self.call(SetParameters, f'{node}/set_parameters', request).results:
+        for result in self.ask(SetParameters, f'{node}/set_parameters', request).results:
             if not result.successful:
                 raise SimulationError(f'{node} refused {dict(values)}: {result.reason}')
 
     def lifecycle_state(self, node: str, timeout_s: float | None = None) -> int:
         """A `lifecycle_msgs/State` id."""
         request = GetState.Request()
-        return self.call(GetState, f'{node}/get_state', request, timeout_s).current_state.id
+        return self.ask(GetState, f'{node}/get_state', request, timeout_s).current_state.id
 
     def transition(self, node: str, number: int, timeout_s: float | None = None) -> None:
         """Take a lifecycle node through one transition (`lifecycle_msgs/Transition` id)."""
