@@ -30,6 +30,7 @@ _TRANSITIONS = {
     Transition.TRANSITION_CONFIGURE: 'configure',
     Transition.TRANSITION_ACTIVATE: 'activate',
     Transition.TRANSITION_DEACTIVATE: 'deactivate',
+    Transition.TRANSITION_CLEANUP: 'clean up',
 }
 
 
@@ -162,6 +163,11 @@ class Client:
         """Deactivate a lifecycle node that is active."""
         if self.lifecycle_state(node) == State.PRIMARY_STATE_ACTIVE:
             self.transition(node, Transition.TRANSITION_DEACTIVATE)
+
+    def cleanup(self, node: str) -> None:
+        """Let a lifecycle node that is inactive forget what it was configured with."""
+        if self.lifecycle_state(node) == State.PRIMARY_STATE_INACTIVE:
+            self.transition(node, Transition.TRANSITION_CLEANUP)
 
     def on_values(self, topic: str, callback: Callable[[dict[str, str]], None]) -> None:
         """Hand the key-values of every DiagnosticStatus on a topic to a callback."""

@@ -9,6 +9,8 @@ import threading
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
+from vla_alignment_ros.nodes.qos import advertise, latched, reliable
+
 OK, WARN, ERROR, STALE = (
     DiagnosticStatus.OK,
     DiagnosticStatus.WARN,
@@ -36,6 +38,31 @@ def diagnostic_array(node: Node, *statuses: DiagnosticStatus) -> DiagnosticArray
     array = DiagnosticArray(status=list(statuses))
     array.header.stamp = node.get_clock().now().to_msg()
     return array
+
+
+class StatusBoard:
+    """The topics `~/status` (latched) and `/diagnostics` of a node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        kind = 'diagnostic_msgs/msg/DiagnosticStatus'
+        self._status = advertise(node, '~/status', kind, latched())
+        self._diagnostics = advertise(
+            node, DIAGNOSTICS_TOPIC, 'diagnostic_msgs/msg/DiagnosticArray', reliable()
+        )
+        self._last = DiagnosticStatus()
+
+    def tell(self, status: DiagnosticStatus) -> None:
+        """Publish a status on both."""
+        self._status.publish(status)
+        self._diagnostics.publish(diagnostic_array(self._node, status))
+        self._last = status
+
+    def nod(self) -> None:
+        """Say on `/diagnostics` that all is as it was told; the values stay on `~/status`."""
+        last = self._last
+        short = status_message(last.name, last.level, last.message, {}, last.hardware_id)
+        self._diagnostics.publish(diagnostic_array(self._node, short))
 
 
 class Causes:

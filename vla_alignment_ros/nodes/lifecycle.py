@@ -58,6 +58,9 @@ class ManagedNode(LifecycleNode):
     def release(self) -> None:
         """Free what `configure` made; may be called at any time, also twice."""
 
+    def entered(self) -> None:
+        """A transition has ended, well or not; called in its thread."""
+
     # -- for the process ------------------------------------------------------------------------
 
     @property
@@ -68,12 +71,13 @@ class ManagedNode(LifecycleNode):
     def bring_up(self) -> bool:
         """Configure and activate without a lifecycle manager; whether it worked."""
         steps = (self.trigger_configure, self.trigger_activate)
-        return all(self._transitions.submit(step).result() == SUCCESS for step in steps)
+        done = (self._transitions.submit(self._take, step).result() for step in steps)
+        return all(result == SUCCESS for result in done)
 
     def close(self) -> None:
         """Deactivate safely and free everything, while publishing still works."""
         self._transitions.close()  # a transition under way ends first
-        self._guard('shutdown', self._shut_down)
+        self._take(self._guard, 'shutdown', self._shut_down)
 
     # -- transitions ----------------------------------------------------------------------------
 
@@ -116,6 +120,11 @@ class ManagedNode(LifecycleNode):
 
     # -- inside ---------------------------------------------------------------------------------
 
+    def _take(self, transition: Callable[..., Any], *args: Any) -> Any:
+        result = transition(*args)
+        self._guard('report', self.entered)
+        return result
+
     def _shut_down(self) -> None:
         was_active, self._active = self._active, False
         try:
@@ -140,7 +149,9 @@ class ManagedNode(LifecycleNode):
     def _off_executor(self, callback: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         async def change_state(request: Any, response: Any) -> Any:
             try:
-                return await off_executor(self, self._transitions, callback, request, response)
+                return await off_executor(
+                    self, self._transitions, self._take, callback, request, response
+                )
             except ClosingError:
                 return response  # not successful
 

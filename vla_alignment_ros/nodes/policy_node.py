@@ -21,21 +21,13 @@ from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.subscription import Subscription
-from rclpy.timer import Timer
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.control.codecs import encode_chunk
 from vla_alignment_ros.control.decisions import Verdict
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.nodes.decision_loop import DecisionLoop
-from vla_alignment_ros.nodes.diagnostics import (
-    diagnostic_array,
-    DIAGNOSTICS_TOPIC,
-    ERROR,
-    OK,
-    status_message,
-    WARN,
-)
+from vla_alignment_ros.nodes.diagnostics import ERROR, OK, status_message, StatusBoard, WARN
 from vla_alignment_ros.nodes.lifecycle import ManagedNode
 from vla_alignment_ros.nodes.models import load_model, Model
 from vla_alignment_ros.nodes.other_input import OtherInput
@@ -43,7 +35,6 @@ from vla_alignment_ros.nodes.parameters import Parameters
 from vla_alignment_ros.nodes.pictures import Pictures
 from vla_alignment_ros.nodes.qos import (
     advertise,
-    latched,
     RawPublishers,
     reliable,
     subscribe_raw,
@@ -53,6 +44,7 @@ from vla_alignment_ros.nodes.reloads import Reloads
 from vla_alignment_ros.nodes.runtime import run
 from vla_alignment_ros.nodes.schemas import ACT, PolicyParameters, SHADOW
 from vla_alignment_ros.nodes.serving import Serving
+from vla_alignment_ros.nodes.timers import Timers
 
 CHUNK_TOPIC = '~/action_chunk'
 SCORE_TOPIC = '~/alignment_score'
@@ -60,6 +52,7 @@ PICTURE_TOPIC = '~/grounding/image'
 SCORES = ('vl_score', 'action_score', 'margin')
 STATUS = 'diagnostic_msgs/msg/DiagnosticStatus'
 NEWEST_ONLY = 1
+IDLE_STATUS_S = 4.0  # rarer than this, and aggregators take a node for dead (after 5 s)
 
 
 class PolicyNode(ManagedNode):
@@ -68,7 +61,7 @@ class PolicyNode(ManagedNode):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__('policy_node', **kwargs)
         self._serving: Serving | None = None
-        self._reloads = Reloads(self, lambda: self._serving)
+        self._reloads = Reloads(self, lambda: self._serving, self._publish_status)
         self.settings = Parameters(
             self, PolicyParameters, self._reloads.approve, self._reloads.changed
         )
@@ -82,16 +75,12 @@ class PolicyNode(ManagedNode):
         self._scores = RawPublishers(self, told)
         self._pictures = RawPublishers(self, {PICTURE_TOPIC: 'sensor_msgs/msg/Image'})
         self._decision = advertise(self, '~/decision', STATUS, reliable(50))
-        self._status = advertise(self, '~/status', STATUS, latched())
-        self._diagnostics = advertise(
-            self, DIAGNOSTICS_TOPIC, 'diagnostic_msgs/msg/DiagnosticArray', reliable()
-        )
+        self._board = StatusBoard(self)
         # never the node's clock: what watches over silence must not stop with a simulation
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._tickers: list[Timer] = []
-        self.create_timer(
-            self.settings.current.status_period_s, self._on_status_timer, clock=self._steady
-        )
+        self._ticking = Timers(self)
+        self._rest()
+        self._publish_status()
 
     def begin(self) -> None:
         """Come up by itself, where that is wanted."""
@@ -142,20 +131,26 @@ class PolicyNode(ManagedNode):
             )
         if self._serving.other is not None:
             self._other = OtherInput(self, self._serving.other, self._now_ns)
-        period_s = 1.0 / embodiment.rate_hz
-        self._tickers = [
-            self.create_timer(period_s, self._on_tick),  # the robot's time, or a simulation's
-            self.create_timer(period_s, self._on_watch, clock=self._steady),
-        ]
 
     def activate(self) -> None:
         """Begin to command."""
         self._serving.start()
+        period_s = 1.0 / self._serving.embodiment.rate_hz
+        self._ticking.set(
+            (period_s, self._on_tick, None),  # the robot's time, or a simulation's
+            (period_s, self._on_watch, self._steady),
+            (self.settings.current.status_period_s, self._publish_status, self._steady),
+        )
 
     def deactivate(self) -> None:
         """Bring the arm to rest; the last thing said is a hold."""
         self._serving.loop.stop(self._now_ns())
-        self._publish_status()
+        self._rest()
+
+    def _rest(self) -> None:
+        """Have nothing to do but to say now and then that the node is there."""
+        period_s = max(self.settings.current.status_period_s, IDLE_STATUS_S)
+        self._ticking.set((period_s, self._board.nod, self._steady))
 
     def release(self) -> None:
         """Stop listening and forget the model."""
@@ -165,15 +160,17 @@ class PolicyNode(ManagedNode):
         if self._other is not None:
             self._other.destroy()
             self._other = None
-        for timer in self._tickers:
-            self.destroy_timer(timer)
-        self._tickers = []
+        self._rest()  # where an activation failed half-way
         serving, self._serving = self._serving, None
         if serving is not None:
             serving.close()
         if self._commands is not None:
             self._commands.destroy()
             self._commands = None
+
+    def entered(self) -> None:
+        """Say at once what has become of the node: while it is idle it says so but rarely."""
+        self._publish_status()
 
     def close(self) -> None:
         """Leave the arm held, free everything, and end all threads."""
@@ -220,9 +217,6 @@ class PolicyNode(ManagedNode):
             status_message(name, level, verdict.gate, verdict.key_values())
         )
 
-    def _on_status_timer(self) -> None:
-        self._diagnostics.publish(diagnostic_array(self, self._publish_status()))
-
     def _publish_status(self) -> Any:
         serving, name = self._serving, self.get_fully_qualified_name()
         values = {k: str(n) for k, n in self._reloads.causes.snapshot('reload refused: ').items()}
@@ -233,7 +227,7 @@ class PolicyNode(ManagedNode):
             level, text = serving.judge() if self.is_active else (OK, 'inactive')
             values = serving.key_values() | values
             status = status_message(name, level, text, values, serving.embodiment.name)
-        self._status.publish(status)
+        self._board.tell(status)
         return status
 
 

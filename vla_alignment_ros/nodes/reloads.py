@@ -7,6 +7,7 @@ cannot take over is refused with the reason, and the model before it goes on ser
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 import threading
 from typing import Any
 
@@ -32,12 +33,18 @@ class Reloads:
     Args:
         node: whose service and parameter it is.
         serving: what is served now, None before `configure`.
+        told: is called after every exchange and every refusal.
     """
 
-    def __init__(self, node: LifecycleNode, serving: Callable[[], Serving | None]) -> None:
+    def __init__(
+        self,
+        node: LifecycleNode,
+        serving: Callable[[], Serving | None],
+        told: Callable[[], object],
+    ) -> None:
         self.causes = Causes()  # refusals
         self.loading = False  # set while `configure` reads the parameter
-        self._node, self._serving = node, serving
+        self._node, self._serving, self._told = node, serving, told
         self._worker = Worker('reload')
         # folder → what came of loading it, while the parameter is being set
         self._outcomes: dict[str, Outcome] = {}
@@ -104,12 +111,8 @@ class Reloads:
             return error
 
     def _take_over(self, serving: Serving, model: Model) -> None:
-        try:
-            serving.exchange(model)
-        except VlaError as error:
-            self._refuse(error)
-        else:
-            self._node.get_logger().info(f'now serving {model}')
+        with suppress(VlaError):  # it was counted and logged
+            self._exchange(serving, model)
 
     # -- the service ----------------------------------------------------------------------------
 
@@ -125,12 +128,7 @@ class Reloads:
 
     def _reload(self) -> str:
         serving, model = self._load(self._node.get_parameter(CHECKPOINT).value)
-        try:
-            serving.exchange(model)
-        except VlaError as error:
-            self._refuse(error)
-            raise
-        self._node.get_logger().info(f'now serving {model}')
+        self._exchange(serving, model)
         return str(model)
 
     # -- both -----------------------------------------------------------------------------------
@@ -145,9 +143,19 @@ class Reloads:
             self._refuse(error)
             raise
 
+    def _exchange(self, serving: Serving, model: Model) -> None:
+        try:
+            serving.exchange(model)
+        except VlaError as error:
+            self._refuse(error)
+            raise
+        self._node.get_logger().info(f'now serving {model}')
+        self._told()
+
     def _refuse(self, error: VlaError) -> None:
         self.causes.add(type(error).__name__)
         self._node.get_logger().error(f'checkpoint refused: {error}')
+        self._told()
 
     def _off_executor(self, function: Callable[..., Any], *args: Any) -> Any:
         return off_executor(self._node, self._worker, function, *args)

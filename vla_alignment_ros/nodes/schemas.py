@@ -158,6 +158,7 @@ class PolicyParameters:
         low=0.0, high=60.0,
     )
     status_period_s: float = parameter(
-        1.0, 'Period of /diagnostics.', unit='s', low=0.05, high=60.0
+        1.0, 'Period of ~/status and /diagnostics while active; else it is 4 s or more.',
+        unit='s', low=0.05, high=60.0,
     )
     autostart: bool = parameter(False, 'Configure and activate without a lifecycle manager.')
