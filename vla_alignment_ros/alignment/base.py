@@ -104,6 +104,12 @@ class AlignmentStrategy(nn.Module, abc.ABC):
         """Score (B,) of each scene with the sentence of the same row: what the gate looks at."""
         return self.similarity(vision, language).diagonal()
 
+    def score_from_regions(
+        self, regions: torch.Tensor, vision: VisionFeatures, language: LanguageFeatures
+    ) -> torch.Tensor:
+        """`vision_language` (B,) where `sentence_regions` (B, N) of the same rows is known."""
+        return self.vision_language(vision, language)
+
     @abc.abstractmethod
     def sentence_regions(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
         """Logits (B, N) of each image token being what the row's sentence is about."""

@@ -81,6 +81,11 @@ class Alignment(nn.Module):
     def vision_language(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
         return self.scoring.vision_language(vision, language)
 
+    def score_from_regions(
+        self, regions: torch.Tensor, vision: VisionFeatures, language: LanguageFeatures
+    ) -> torch.Tensor:
+        return self.scoring.score_from_regions(regions, vision, language)
+
     def sentence_regions(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
         return self.scoring.sentence_regions(vision, language)
 

@@ -81,7 +81,13 @@ class GroundedAlignment(AlignmentStrategy):
         return best_region(meet, SHARPNESS)
 
     def vision_language(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
-        return soft_maximum(self.sentence_regions(vision, language)) / SHARPNESS
+        regions = self.sentence_regions(vision, language)
+        return self.score_from_regions(regions, vision, language)
+
+    def score_from_regions(
+        self, regions: torch.Tensor, vision: VisionFeatures, language: LanguageFeatures
+    ) -> torch.Tensor:
+        return soft_maximum(regions) / SHARPNESS
 
     def sentence_regions(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
         return self._about(self.word_regions(vision, language), language)

@@ -87,7 +87,13 @@ class VlaAlignment(AlignmentStrategy):
         return best_region(interaction)  # (B, M)
 
     def vision_language(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
-        return soft_maximum(self.sentence_regions(vision, language)) / REGION_SHARPNESS
+        regions = self.sentence_regions(vision, language)
+        return self.score_from_regions(regions, vision, language)
+
+    def score_from_regions(
+        self, regions: torch.Tensor, vision: VisionFeatures, language: LanguageFeatures
+    ) -> torch.Tensor:
+        return soft_maximum(regions) / REGION_SHARPNESS
 
     def sentence_regions(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
         return self._logits(vision, language.pooled.unsqueeze(1)).squeeze(1)

@@ -249,7 +249,8 @@ class Policy:
 
     def _vl_score(self, scene: Scene) -> float:
         """Calibrated probability that sentence and scene fit."""
-        raw = self._model.alignment.vision_language(scene.vision, scene.language).float()
+        alignment = self._model.alignment
+        raw = alignment.score_from_regions(scene.fits, scene.vision, scene.language).float()
         return float(torch.sigmoid(self.calibration.slope * raw + self.calibration.offset)[0])
 
     def _read(self, observation: Observation) -> Scene:

@@ -65,6 +65,15 @@ def test_the_gate_sees_the_diagonal_of_the_similarity(strategy, towers):
     )
 
 
+def test_known_regions_give_the_same_score(strategy, towers):
+    inputs = make_inputs(towers)
+    found = scores(strategy, inputs)
+    known = strategy.score_from_regions(
+        found['sentence_regions'], inputs.vision, inputs.language
+    )
+    assert torch.equal(known, found['vision_language'])
+
+
 def test_a_score_does_not_depend_on_what_else_is_in_the_batch(strategy, towers):
     strategy.eval()
     inputs = make_inputs(towers)

@@ -91,6 +91,25 @@ def test_same_seed_same_candidates_and_first_is_the_deterministic_one():
     assert several.margin >= 0
 
 
+def test_a_decision_looks_for_the_sentence_once_and_scores_it_as_the_alignment_does(monkeypatch):
+    policy = Policy(make_checkpoint(), 'cpu')
+    alignment, c = policy._model.alignment, policy.calibration
+    look, looks = type(alignment.scoring).sentence_regions, []
+
+    def counted(self, vision, language):
+        looks.append(1)
+        return look(self, vision, language)
+
+    monkeypatch.setattr(type(alignment.scoring), 'sentence_regions', counted)
+    seen = observation()
+    decided = policy.step(seen)
+    assert len(looks) == 1
+    with torch.inference_mode():
+        scene = policy._read(seen)
+        raw = alignment.vision_language(scene.vision, scene.language).float()
+    assert decided.vl_score == float(torch.sigmoid(c.slope * raw + c.offset)[0])
+
+
 def test_decision_is_in_physical_units_with_the_observations_stamp():
     decision = Policy(make_checkpoint(), 'cpu').step(observation())
     assert decision.chunk.actions.shape == (4, 7)
