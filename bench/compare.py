@@ -282,7 +282,8 @@ the strategies, they are not what a strategy can reach. What each figure means:
 [alignment_metrics.md](alignment_metrics.md); when to choose which: [alignment.md](alignment.md).
 
 `tabletop` is `vla+grounded`, which the shipped checkpoint is trained with. `grounded` and
-`tabletop` use the labels of pixels; for all others only what is in a scene counts.
+`tabletop` use the labels of pixels; all others are told what is in a scene, and learn from the
+demonstrations where to look.
 
 {table(found[0.0])}
 

@@ -72,10 +72,13 @@ class AlignmentStrategy(nn.Module, abc.ABC):
     """Base of all strategies; the first argument of every constructor is D.
 
     `training_only` names the prefixes of state that serves training alone (queues, momentum
-    copies): it is in the training state and not in a checkpoint.
+    copies): it is in the training state and not in a checkpoint. `reads_pixel_labels` says that
+    its regions are taught by labels of pixels where there are any; regions of all others are
+    taught by the demonstration (`policy.hindsight`) whether pixels are labelled or not.
     """
 
     training_only: tuple[str, ...] = ()
+    reads_pixel_labels: bool = False
 
     def bind(self, vision: nn.Module, language: nn.Module) -> None:
         """Called once with the towers when training begins, for strategies that copy them."""

@@ -44,6 +44,8 @@ class GroundedAlignment(AlignmentStrategy):
         scene_weight: weight of the sentence ↔ scene loss.
     """
 
+    reads_pixel_labels = True
+
     def __init__(
         self,
         width: int,

@@ -73,11 +73,11 @@ def grounding_terms(model: VlaModel, scene: Scene, batch: Mapping[str, Any]) -> 
     """The alignment's attention, taught by hindsight: no label but the demonstration itself.
 
     Where an open hand is going to close is the thing that was named. Where pixels are labelled
-    it is known better, and the strategies are told: such rows do not count here.
+    it is known better: such rows do not count for a strategy that reads the labels.
     """
     closes = batch['approach'] & (batch['keyframe_gripper'] < 0.5)
     closes = closes & (batch['action'][:, 0, -1] > 0.5)
-    if batch['labels']:
+    if batch['labels'] and model.alignment.scoring.reads_pixel_labels:
         closes = closes & (batch['named'] < 1)
     terms = {}
     for camera in scene.vision.layout:

@@ -57,6 +57,21 @@ def test_only_approaches_that_end_in_a_grasp_ground_the_sentence():
     assert grounding(labels=labels) == 0  # the strategies are told better
 
 
+@pytest.mark.parametrize(
+    'strategy, taught', [('grounded', False), ('vla', True), ('clip', True), ('vla+grounded', False)]
+)
+def test_labels_of_pixels_do_not_silence_a_strategy_that_cannot_read_them(strategy, taught):
+    checkpoint = calibrated(alignment=strategy)
+    model, batch = checkpoint.model, make_batch(checkpoint)
+    batch['keyframe'] = torch.zeros(6, 3)
+    batch['keyframe_gripper'] = torch.zeros(6)
+    batch['approach'] = torch.ones(6, dtype=torch.bool)
+    batch['action'][..., -1] = 1.0
+    assert batch['labels']
+    losses, _ = model(batch, WEIGHTS, generator=torch.Generator().manual_seed(0))
+    assert bool(losses['align_hindsight'] > 0) == taught
+
+
 def test_without_calibration_or_alignment_there_is_no_grounding():
     plain = make_checkpoint()
     assert 'align_hindsight' not in plain.model(make_batch(plain), WEIGHTS)[0]
