@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 
 from decision_bench import Bench, STEP, T0
 import pytest
 from scripted_policy import PATIENCE_S
 
+from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ControlError
 
 
@@ -52,6 +54,29 @@ def test_a_plan_is_not_played_on_once_frames_come_late(free_running):
         bench.loop.tick(T0 + step * STEP)
     states = [c.state for c in bench.commands]
     assert states[:3] == ['go'] * 3 and states[4:] == ['hold'] * 4
+
+
+@pytest.mark.parametrize('on_arrival', [False, True])
+def test_sensors_that_are_slower_than_their_limits_are_named_although_none_is_old_now(
+    make_bench, steady, on_arrival
+):
+    slow = dataclasses.replace(
+        Embodiment.load('tabletop'), max_age_s={'front': 0.05, 'wrist': 0.05, 'joint_states': 0.2}
+    )
+    bench = make_bench(on_arrival=on_arrival, watchdog_s=0.0, embodiment=slow)
+    bench.loop.start()
+    bench.say()
+    for step in range(25):
+        now_ns = T0 + step * STEP
+        bench.show(now_ns, but=('wrist', 'joint_states'))
+        steady.ns += 20_000_000
+        bench.show(now_ns + 20_000_000, but=('front',))
+        bench.loop.tick(now_ns + 20_000_000)
+        bench.loop.watch(now_ns + 20_000_000)
+        steady.ns += 80_000_000
+    reason = bench.loop.key_values()['reason']
+    assert 'front came after 0.10 s (limit 0.05 s), wrist came after 0.10 s' in reason
+    assert not bench.policy.entered.is_set()
 
 
 def test_frames_of_another_clock_move_nothing_and_the_clock_is_named(free_running):
@@ -109,6 +134,7 @@ def test_after_a_new_instruction_no_command_answers_the_old_one(free_running):
     bench.policy.free.set()
     bench.until(lambda: len(bench.verdicts) == 2)
     assert 'another instruction' in bench.verdicts[1].refused
+    assert bench.loop.causes.snapshot() == {'outdated decision': 1}
     bench.loop.tick(T0 + 2 * STEP)
     bench.show(T0 + 3 * STEP)
     bench.until(lambda: len(bench.verdicts) == 3)

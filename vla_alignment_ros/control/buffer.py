@@ -49,11 +49,15 @@ class Snapshot:
 
 
 class _Track:
-    """The messages of one topic, oldest stamp first, and how many bytes they are."""
+    """The messages of one topic, oldest stamp first, and how many bytes they are.
 
-    def __init__(self) -> None:
+    after_ns: the silence before its only message, where that made all others be forgotten.
+    """
+
+    def __init__(self, after_ns: int = 0) -> None:
         self.messages: deque[Message] = deque()
         self.bytes = 0
+        self.after_ns = after_ns
 
     @property
     def newest(self) -> Message | None:
@@ -186,7 +190,9 @@ class ObservationBuffer:
                 message.ts_ns - newest.ts_ns, message.receipt_ns - newest.receipt_ns
             )
             if silent_ns > self.max_age_s[self._topic_sources[topic]] * NS:
-                track = self._tracks[topic] = _Track()
+                track = self._tracks[topic] = _Track(silent_ns)
+            elif track.messages:
+                track.after_ns = 0
         track.append(message)
         # by its own stamps: a source on another clock must not make the others forget
         track.prune(message.ts_ns - self._keep_ns, self._max_bytes)
@@ -239,6 +245,23 @@ class ObservationBuffer:
             complete_ns = min(messages[-1].ts_ns for messages in stamped)
             begin_ns = max(messages[0].ts_ns for messages in stamped)
         return complete_ns if begin_ns <= complete_ns else None
+
+    def too_rare(self) -> str:
+        """Which sources speak too rarely for their limits, in words for a log.
+
+        Of such a source only the newest message is known, so there can be no instant of which
+        all is. Empty where there is one, or a source is missing.
+        """
+        with self._lock:
+            after_ns = {n: self._tracks[topic].after_ns for n, topic in self._sources.items()}
+        if self.missing() or self.complete_ts_ns() is not None:
+            return ''
+        rare = [
+            f'{name} came after {silent_ns / NS:.2f} s (limit {self.max_age_s[name]:.2f} s)'
+            for name, silent_ns in after_ns.items()
+            if silent_ns
+        ]
+        return f'{", ".join(rare)}; a limit has to be longer than a period' if rare else ''
 
     def kept_bytes(self) -> dict[str, int]:
         """Bytes of history per source."""

@@ -81,7 +81,8 @@ class Verdict:
     action_score: float
     margin: float
     gate: str  # 'go', 'slow' or 'hold'
-    refused: str | None  # why the whole chunk was thrown away, if it was
+    refused: str | None  # why the whole chunk was thrown away, if it was …
+    outdated: bool  # … and whether that is because something came while it was being made
     chunk: ActionChunk  # as proposed; limits apply when it is executed
     latency_s: float  # of the policy alone
     grounding: Mapping[str, Any] = field(default_factory=dict)
@@ -100,7 +101,9 @@ class Verdict:
         }
 
     @classmethod
-    def of(cls, decided: DecidedLike, gate: str, refused: str | None) -> Verdict:
+    def of(
+        cls, decided: DecidedLike, gate: str, refused: str | None, outdated: bool = False
+    ) -> Verdict:
         """What was made of a policy's answer."""
         return cls(
             ts_ns=decided.chunk.ts_ns,
@@ -110,6 +113,7 @@ class Verdict:
             margin=float(decided.margin),
             gate=gate,
             refused=refused,
+            outdated=outdated,
             chunk=decided.chunk,
             latency_s=float(decided.latency_s),
             grounding=decided.grounding or {},

@@ -140,10 +140,13 @@ class DecisionPipeline:
             asked['plan'] = plan
         decided = self.policy.step(observation, **asked)
         with self._lock:
+            overtaken = ''
             if epoch != self._epoch:
-                return Verdict.of(decided, HOLD, 'a reset came while it was being made')
-            if not timely or instruction_id != self._instruction_id:
-                return Verdict.of(decided, HOLD, 'another instruction came meanwhile')
+                overtaken = 'a reset came while it was being made'
+            elif not timely or instruction_id != self._instruction_id:
+                overtaken = 'another instruction came meanwhile'
+            if overtaken:
+                return Verdict.of(decided, HOLD, overtaken, outdated=True)
             if self._plan_is_foreign:
                 self._executor.flush()
                 self._plan_is_foreign = False

@@ -11,18 +11,19 @@ by the steady clock, holds when nothing else is sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 import threading
 import time
-import traceback
 
 from vla_alignment_ros.control.buffer import ObservationBuffer
 from vla_alignment_ros.control.decisions import Command, Verdict
+from vla_alignment_ros.control.gate import HOLD
 from vla_alignment_ros.control.pipeline import DecisionPipeline
-from vla_alignment_ros.errors import VlaError, WireError
-from vla_alignment_ros.nodes.diagnostics import Causes, Percentiles
+from vla_alignment_ros.errors import WireError
+from vla_alignment_ros.nodes.diagnostics import Percentiles
+from vla_alignment_ros.nodes.failsafe import FailSafe
 from vla_alignment_ros.nodes.outlet import CommandOutlet
 from vla_alignment_ros.nodes.timekeeper import TimeKeeper
 from vla_alignment_ros.observation import ObservationAssembler
@@ -67,14 +68,15 @@ class DecisionLoop:
         if config.watchdog_s > 0.0:
             limits = self.buffer.max_age_s
             limits.update(dict.fromkeys(limits, config.watchdog_s))
-        self.causes = Causes()
+        self._failsafe = FailSafe(self._emit_hold, log)
+        self.causes = self._failsafe.causes  # of holds
         self.decision_time = Percentiles()  # policy and everything around it
         self.answer_time = Percentiles()  # newest message in -> command out
         self.decisions = 0
         self.verdict: Verdict | None = None
         self._config = config
         self._outlet = CommandOutlet(send)
-        self._report, self._log = report, log
+        self._report = report
         self._assembler = ObservationAssembler(self.embodiment)
         self._silence_ns = round((config.watchdog_s or SILENCE_S) * 1e9)
         self._answered_ns: int | None = None  # stamp of the last observation decided on
@@ -138,12 +140,12 @@ class DecisionLoop:
             return
         steady_ns = time.monotonic_ns()
         self._clock.note(now_ns, steady_ns)
-        with self._failing_safe(now_ns):
+        with self._failsafe.during(now_ns):
             reason = self.buffer.hold_reason(steady_ns, now_ns)
             if reason:
                 self._hold(now_ns, reason)
             else:
-                self._outlet.emit(self.pipeline.command(now_ns))
+                self._outlet.emit(self._explained(self.pipeline.command(now_ns)))
 
     def watch(self, now_ns: int) -> None:
         """Hold when no command went out for too long; for a timer on the steady clock."""
@@ -151,11 +153,12 @@ class DecisionLoop:
         self._clock.note(now_ns, steady_ns)
         if not self._outlet.is_open or steady_ns - self._outlet.sent_ns <= self._silence_ns:
             return
-        with self._failing_safe(now_ns):
+        with self._failsafe.during(now_ns):
             reason = self.buffer.hold_reason(steady_ns, self._stamp_clock_ns())
             if not self._config.on_arrival:  # else nothing waits for the node's clock
                 reason = self._clock.trouble(steady_ns, self._silence_ns) or reason
-            self._hold(now_ns, reason or 'no new observation', answers=False)
+            reason = reason or self.buffer.too_rare() or 'no new observation'
+            self._hold(now_ns, reason, answers=False)
 
     def close(self) -> None:
         """End the inference thread, and with it all commands."""
@@ -193,7 +196,7 @@ class DecisionLoop:
                 if ts_ns is None:  # `start` came in between
                     continue
                 self._answered_ns = ts_ns
-                with self._failing_safe(ts_ns):
+                with self._failsafe.during(ts_ns):
                     self._decide(ts_ns, arrived_ns)
 
     def _is_due(self) -> bool:
@@ -210,16 +213,6 @@ class DecisionLoop:
         """What stamps are judged by; None where time is theirs, on arrival."""
         return None if self._config.on_arrival else self._clock.now_ns
 
-    @contextmanager
-    def _failing_safe(self, ts_ns: int) -> Iterator[None]:
-        """What goes wrong inside is counted, logged, and answered with a hold."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - a robot must not run on in silence
-            if not isinstance(error, VlaError):
-                self._log(traceback.format_exc())
-            self._fail(ts_ns, error)
-
     def _decide(self, ts_ns: int, arrived_ns: int) -> None:
         started = time.perf_counter()
         snapshot = self.buffer.snapshot(ts_ns)
@@ -231,20 +224,17 @@ class DecisionLoop:
         self.decisions += 1
         self.verdict = verdict
         if verdict.refused:
-            self.causes.add('refused chunk')
+            self.causes.add('outdated decision' if verdict.outdated else 'refused chunk')
         self._outlet.tell(self._report, verdict)
-
-    def _fail(self, ts_ns: int, error: Exception) -> None:
-        cause = type(error).__name__
-        reason = str(error) if isinstance(error, VlaError) else f'{cause}: {error}'
-        if self.causes.add(cause) == 1:
-            self._log(f'held: {reason} (further ones are only counted)')
-        try:
-            self._outlet.emit(self.pipeline.hold(ts_ns, reason))
-        except Exception:  # noqa: BLE001 - the same; the watchdog goes on trying
-            self.causes.add('hold not sent')
-            self._log(traceback.format_exc())
 
     def _hold(self, ts_ns: int, reason: str, answers: bool = True) -> None:
         self.causes.add('watchdog')
+        self._emit_hold(ts_ns, reason, answers)
+
+    def _emit_hold(self, ts_ns: int, reason: str, answers: bool = True) -> None:
         self._outlet.emit(self.pipeline.hold(ts_ns, reason), answers)
+
+    def _explained(self, command: Command) -> Command:
+        """Who holds for want of decisions says why there are none, where sensors are at fault."""
+        rare = self.buffer.too_rare() if command.state == HOLD else ''
+        return replace(command, reason=f'{command.reason}: {rare}') if rare else command

@@ -282,6 +282,25 @@ def test_what_a_source_said_before_a_silence_is_forgotten_when_it_speaks_again(b
     assert buffer.snapshot(again_ms * MS + 5 * MS).missing == ()
 
 
+def test_sources_that_are_slower_than_their_limits_are_named_where_no_instant_is_known(buffer):
+    assert buffer.too_rare() == ''  # everything is missing
+    for k in range(3):  # every 0.25 s, one after the other; the limit of the joints is 0.2 s
+        for late_ms, topic, raw in ((0, 'joint_states', joints), (20, 'front/image_raw', image),
+                                    (40, 'wrist/jpeg', image)):  # fmt: skip
+            ms = 250 * k + late_ms
+            buffer.push(topic, raw(ms), ms * MS)
+        buffer.push('instruction', wire.encode_string('lift the cube'), ms * MS)
+    assert buffer.hold_reason(ms * MS) == ''  # nothing is too old just now
+    assert buffer.complete_ts_ns() == 500 * MS  # the two others know what was then
+    for _ in range(2):  # said twice, it is still the only one
+        buffer.push('joint_states', joints(770), 770 * MS)  # and now nobody does
+    assert buffer.complete_ts_ns() is None
+    assert buffer.too_rare() == (
+        'joint_states came after 0.27 s (limit 0.20 s); a limit has to be longer than a period')
+    buffer.push('joint_states', joints(800), 800 * MS)
+    assert buffer.too_rare() == ''
+
+
 def test_messages_are_kept_for_the_slowest_source_that_is_still_fresh(embodiment):
     patient = dataclasses.replace(embodiment, max_age_s={'front': 3.0})
     buffer = ObservationBuffer(patient)

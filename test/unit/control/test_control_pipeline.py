@@ -86,6 +86,7 @@ def test_not_a_number_in_the_chunk_is_refused_whole(embodiment):
     seen = observation(3)
     verdict = pipeline.decide(seen)
     assert verdict.gate == 'hold' and 'dy of step 0 is not finite' in verdict.refused
+    assert not verdict.outdated
     command = pipeline.command(seen.ts_ns)
     assert command.state == 'hold' and np.isfinite(command.action).all()
     policy.action = FORWARD
@@ -159,6 +160,7 @@ def test_a_decision_that_a_reset_overtook_is_not_executed(embodiment):
     policy.free.set()
     worker.join(5.0)
     assert verdicts[0].gate == 'hold' and 'reset' in verdicts[0].refused
+    assert verdicts[0].outdated
     assert pipeline.command(observation(0).ts_ns).reason == 'no decision yet'
 
 
