@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import math
+import threading
 import time
 from typing import Any
 
@@ -117,8 +118,7 @@ class Client:
             client = self._clients[kind, service] = self.node.create_client(kind, service)
             self.until(client.service_is_ready, f'{service} to appear', timeout_s)
             # the server has to discover us too, and nothing says when it has: see `ask`
-            settled_s = time.monotonic() + SETTLE_S
-            self.until(lambda: time.monotonic() > settled_s, f'{service} to settle', timeout_s)
+            threading.Event().wait(SETTLE_S)
         self.until(client.service_is_ready, f'{service} to appear', timeout_s)
         return client
 

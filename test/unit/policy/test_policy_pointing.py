@@ -58,7 +58,8 @@ def test_only_approaches_that_end_in_a_grasp_ground_the_sentence():
 
 
 @pytest.mark.parametrize(
-    'strategy, taught', [('grounded', False), ('vla', True), ('clip', True), ('vla+grounded', False)]
+    'strategy, taught',
+    [('grounded', False), ('vla', True), ('clip', True), ('vla+grounded', False)],
 )
 def test_labels_of_pixels_do_not_silence_a_strategy_that_cannot_read_them(strategy, taught):
     checkpoint = calibrated(alignment=strategy)
