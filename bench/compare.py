@@ -271,8 +271,10 @@ def page(options: Options, runs: Sequence[Run], command: str) -> str:
     for run in runs:
         if (of := kept(run, options)) is not None:
             found[run.mislabel].setdefault(run.strategy, []).append(of)
+    count = sum(len(of) for table in found.values() for of in table.values())
+    left = f'\n**{count} of {len(runs)} runs are there yet.**\n' if count < len(runs) else ''
     return f"""# Alignment strategies compared
-
+{left}
 Every strategy with the same towers, {options.demonstrations} demonstrations, {options.steps} steps
 of 64 samples and up to {options.seeds} seeds; mean ± standard deviation over those that
 are there (column *runs*). The alignment is measured on {options.scenes} scenes of each split, the
@@ -324,7 +326,8 @@ def main(arguments: list[str] | None = None) -> int:
             missing = []
         if missing and (code := run_stages(options.out, [record], console)):
             return code
-        command = ' '.join(['python -m bench.compare', *arguments])
+        given = [argument for argument in arguments if argument != '--table-only']
+        command = ' '.join(['python -m bench.compare', *given])
         for run in missing:
             console.rule(run.name)
             if code := run_stages(options.out / run.name, stages(run, options), console):

@@ -100,4 +100,6 @@ def test_the_table_can_be_written_without_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, 'run_stages', lambda *_: pytest.fail('a run was begun'))
     arguments = ['--results', str(options.results), '--page', str(tmp_path / 'page.md')]
     assert compare.main([*arguments, '--strategies', 'clip', '--table-only']) == 0
-    assert '| `clip` | 1 |' in (tmp_path / 'page.md').read_text(encoding='utf-8')
+    text = (tmp_path / 'page.md').read_text(encoding='utf-8')
+    assert '| `clip` | 1 |' in text and '1 of 6 runs are there' in text  # 3 seeds, noise too
+    assert '--table-only' not in text
