@@ -74,9 +74,13 @@ class Recorder:
         success=True,
         start_ns=1_000_000_000,
         extra=None,
+        interventions=(),
         **writer_options,
     ):
-        """Returns the episode's folder, the raw observations and the actions, by tick."""
+        """Returns the episode's folder, the raw observations and the actions, by tick.
+
+        interventions: (tick, whether a person drives from there on).
+        """
         observations, actions = [], []
         with EpisodeWriter(self.root, self.embodiment, name, **writer_options) as writer:
             writer.set_instruction(instruction)
@@ -84,6 +88,9 @@ class Recorder:
             self.write(writer, self.embodiment.instruction_topic, start_ns, said)
             for tick in range(ticks):
                 ts_ns = start_ns + tick * PERIOD_NS
+                for flag in (flag for at, flag in interventions if at == tick):
+                    raw = wire.encode_bool(flag)
+                    writer.write('intervention', 'std_msgs/msg/Bool', ts_ns, raw)
                 raw = self.observation(ts_ns)
                 for topic, message in raw.items():
                     self.write(writer, topic, ts_ns, message)

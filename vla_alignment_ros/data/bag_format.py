@@ -26,6 +26,8 @@ from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import BagError, EmbodimentError
 
 FORMAT_VERSION = 1
+# where a person took over from the policy: true from a message's log time on, until false
+INTERVENTION_TOPIC, INTERVENTION_TYPE = 'intervention', 'std_msgs/msg/Bool'
 METADATA = 'metadata.yaml'
 MAX_NAME_CHARS = 100
 MAX_METADATA_BYTES = 64 << 20

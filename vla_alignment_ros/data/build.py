@@ -23,7 +23,7 @@ from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import DatasetError
 from vla_alignment_ros.observation import ObservationAssembler
 
-CACHE_VERSION = 2  # raise it when the layout, or how a sample is made, changes
+CACHE_VERSION = 3  # raise it when the layout, or how a sample is made, changes
 MANIFEST = 'manifest.json'
 _LOG = logging.getLogger(__name__)
 _T = TypeVar('_T')
@@ -188,6 +188,7 @@ def _save(
         'tick_ns': np.zeros(rows, np.int64),
         'episode': np.full(rows, -1, np.int32),
         'instruction': np.full(rows, -1, np.int32),
+        'correction': np.zeros(rows, bool),
         'keyframe_gripper': np.zeros(rows, np.float32),
     }
     if first.keyframe_position is not None:
@@ -208,6 +209,7 @@ def _save(
         small['tick_ns'][span] = index.ticks_ns
         small['episode'][span] = number
         small['instruction'][span] = [table.setdefault(t, len(table)) for t in data.texts]
+        small['correction'][span] = index.correction
         small['keyframe_gripper'][span] = data.keyframe_gripper
         if data.keyframe_position is not None:
             small['keyframe_position'][span] = data.keyframe_position

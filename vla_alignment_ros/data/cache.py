@@ -15,6 +15,7 @@ Arrays (N samples and A actions of all episodes; an episode's rows are consecuti
     tick_ns            (N,) int64
     episode            (N,) int32 into manifest episodes
     instruction        (N,) int32 into manifest instructions
+    correction         (N,) bool: a person had taken over from the policy
     keyframe_position  (N, 3) float32, m; absent where the state has no end effector
     keyframe_gripper   (N,) float32, 0..1
     label_<camera>     (N, rows, columns) uint8: see `labels`; absent where nobody knew

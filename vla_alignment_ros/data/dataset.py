@@ -195,6 +195,10 @@ class DemonstrationDataset(Dataset):
             parts.append((goal == goal[0]).all(axis=1) & (way > 0.5 * way[0]))
         return np.concatenate(parts)
 
+    def corrections(self) -> np.ndarray:
+        """Which samples (len,) bool were driven by a person who took over from the policy."""
+        return self.cache.arrays['correction'][self.rows]
+
     def statistics(self) -> DatasetStatistics:
         """Of this split: take those of 'train' for a normaliser, lest it knows the other one."""
         actions = self._actions[self._rows['chunk_start'][self.rows]]

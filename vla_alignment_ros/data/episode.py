@@ -11,6 +11,7 @@ How an episode is sampled:
 * Ticks at which a source is missing or older than `max_age_s` are dropped and counted; so are
   ticks whose command is older than two control periods.
 * An action chunk never reaches over a gap in the commands or past the end of the episode.
+* A tick is a correction where the newest message on `intervention` says that a person drives.
 
 Observations come from `ObservationAssembler`, the code the live policy uses, on the same bytes.
 The bag is read twice, first for the stamps and then for the pixels, so that memory does not grow
@@ -29,6 +30,7 @@ from vla_alignment_ros import wire
 from vla_alignment_ros.control.codecs import CommandCodec, gripper_index, make_codec
 from vla_alignment_ros.data import align
 from vla_alignment_ros.data.bag import EpisodeInfo, EpisodeReader
+from vla_alignment_ros.data.bag_format import INTERVENTION_TOPIC, INTERVENTION_TYPE
 from vla_alignment_ros.embodiment import ACTION_DIM, Embodiment
 from vla_alignment_ros.errors import BagError, ControlError, DatasetError, WireError
 from vla_alignment_ros.observation import (
@@ -53,6 +55,7 @@ class EpisodeIndex:
     actions: np.ndarray  # (A, 7) float32, one per tick with a command
     chunk_start: np.ndarray  # (T,) int64 into actions: the action that answers the sample
     chunk_stop: np.ndarray  # (T,) int64 into actions: where its chunk must end
+    correction: np.ndarray  # (T,) bool: a person had taken over from the policy
     dropped: dict[str, int]  # reason -> ticks
 
     def __len__(self) -> int:
@@ -78,7 +81,7 @@ class _Scan:
     stamps: dict[str, np.ndarray]
     logs: dict[str, np.ndarray]
     has_header: dict[str, bool]
-    kept: dict[str, list[bytes]]  # command and instruction messages
+    kept: dict[str, list[bytes]]  # command, instruction and intervention messages
 
 
 def index_episode(path: Path | str, embodiment: Embodiment | None = None) -> EpisodeIndex:
@@ -201,11 +204,17 @@ def _check_topics(info: EpisodeInfo, embodiment: Embodiment) -> None:
                 f'topic {topic!r} carries {info.message_types[topic]}, '
                 f'embodiment {embodiment.name!r} says {msgtype}'
             )
+    flag = info.message_types.get(INTERVENTION_TOPIC, INTERVENTION_TYPE)
+    if flag != INTERVENTION_TYPE:
+        raise DatasetError(
+            f'topic {INTERVENTION_TOPIC!r} carries {flag}, not the {INTERVENTION_TYPE} that says '
+            f'when a person took over'
+        )
 
 
 def _scan(reader: EpisodeReader, embodiment: Embodiment) -> _Scan:
-    topics = embodiment.topics()
-    small = {*embodiment.command_topics(), embodiment.instruction_topic}
+    topics = {**embodiment.topics(), INTERVENTION_TOPIC: INTERVENTION_TYPE}
+    small = {*embodiment.command_topics(), embodiment.instruction_topic, INTERVENTION_TOPIC}
     headers: dict[str, list[int]] = {topic: [] for topic in topics}
     logs: dict[str, list[int]] = {topic: [] for topic in topics}
     kept: dict[str, list[bytes]] = {topic: [] for topic in small}
@@ -284,6 +293,7 @@ def _index(
         actions=actions,
         chunk_start=np.flatnonzero(whole).astype(np.int64),
         chunk_stop=stops[whole],
+        correction=_corrections(scan, ticks[whole]),
         dropped=dropped,
     )
 
@@ -304,6 +314,13 @@ def _instructions(
     if len(texts) <= 1:
         stamps = np.full(len(raws), np.iinfo(np.int64).min // 2)
     return tuple(raws), stamps
+
+
+def _corrections(scan: _Scan, ticks_ns: np.ndarray) -> np.ndarray:
+    """(T,) bool: whether a person drives at a tick; nobody does before the first message."""
+    driven = [wire.decode_bool(raw) for raw in scan.kept[INTERVENTION_TOPIC]]
+    newest = align.as_of(scan.stamps[INTERVENTION_TOPIC], ticks_ns)
+    return np.array([*driven, False])[newest]  # -1, no message yet, is the False at the end
 
 
 def _uses(picks: np.ndarray) -> dict[int, list[int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+import math
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,13 @@ class BatchStream:
             (`DemonstrationDataset.approach`); the rest from everything.
         balance: 'none', 'task' or 'instruction', see `DataConfig.balance`. Sentences of one
             paraphrase group are one instruction.
+        correction_weight: see `DataConfig.correction_weight`.
         labels: whether to use what recorders noted about pixels and scenes.
         mislabel: share of the episodes that are given a wrong sentence.
 
     Raises:
         DatasetError: too few samples for one batch.
-        ConfigError: unknown balance.
+        ConfigError: unknown balance, or a weight that is none.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class BatchStream:
         balance: str = 'none',
         labels: bool = True,
         mislabel: float = 0.0,
+        correction_weight: float = 1.0,
     ) -> None:
         self.dataset, self.batch, self.seed = dataset, batch, seed
         self.rank, self.world = rank, world
@@ -80,6 +83,14 @@ class BatchStream:
             of_text = self._notes.task if balance == 'task' else self._notes.group
             text = dataset.cache.arrays['instruction'][dataset.rows]
             self._kind = of_text.numpy()[text]
+        if not 0 < correction_weight < math.inf:
+            raise ConfigError(
+                f'data.correction_weight must be a number above 0, got {correction_weight}'
+            )
+        corrected = dataset.corrections()
+        self._weight = None  # (len,) against an ordinary sample
+        if correction_weight != 1 and corrected.any():
+            self._weight = np.where(corrected, correction_weight, 1.0)
         self._orders: dict[int, tuple[int, np.ndarray]] = {}  # pool -> epoch, order
 
     def indices(self, step: int) -> np.ndarray:
@@ -97,16 +108,22 @@ class BatchStream:
         epoch, place = divmod(step, per_epoch)
         if self._orders.get(number, (-1, None))[0] != epoch:
             rng = np.random.default_rng([self.seed, number, epoch])
-            if self._kind is None:
+            if self._kind is None and self._weight is None:
                 order = rng.permutation(pool)
             else:
-                _, kind, often = np.unique(
-                    self._kind[pool], return_inverse=True, return_counts=True
-                )
-                order = rng.choice(pool, len(pool), p=1 / (often[kind] * len(often)))
+                order = rng.choice(pool, len(pool), p=self._chances(pool))
             self._orders[number] = (epoch, order)
         start = (place * self.world + self.rank) * count
         return self._orders[number][1][start : start + count]
+
+    def _chances(self, pool: np.ndarray) -> np.ndarray:
+        """(len(pool),) how likely each sample is drawn: by its weight, every kind alike."""
+        kind = np.zeros(len(pool), np.int64)
+        if self._kind is not None:
+            _, kind = np.unique(self._kind[pool], return_inverse=True)
+        weight = np.ones(len(pool)) if self._weight is None else self._weight[pool]
+        of_kind = np.bincount(kind, weight)
+        return weight / (of_kind[kind] * len(of_kind))
 
     def at(self, step: int) -> dict[str, Any]:
         """The batch of step `step`, as `VlaModel.forward` takes it."""

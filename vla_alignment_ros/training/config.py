@@ -27,6 +27,9 @@ class DataConfig:
     balance: str = 'none'
     """'task' or 'instruction': draw each of them equally often, however often it was recorded
     (repeating the rare ones); 'none': every sample once per epoch."""
+    correction_weight: float = 1.0
+    """How often a sample is drawn in which a person had taken over from the policy, against any
+    other; with another weight than 1 samples repeat within an epoch."""
     labels: bool = True
     """Use what recorders noted about pixels and scenes; false trains as if nobody had."""
     mislabel: float = 0.0

@@ -111,7 +111,7 @@ class Trainer:
         self.stream = BatchStream(
             self.train_set, self.tokenizer, o.batch, config.seed, rank, world,
             approach_share=o.approach_share, balance=d.balance, labels=d.labels,
-            mislabel=d.mislabel,
+            mislabel=d.mislabel, correction_weight=d.correction_weight,
         )  # fmt: skip
         validation_batch = min(o.batch, len(self.val_set))
         self.validation = BatchStream(self.val_set, self.tokenizer, validation_batch, config.seed)

@@ -116,6 +116,20 @@ def test_another_process_maps_the_cache_instead_of_getting_a_copy(demos):
     assert (again.get_batch([1])['action'] == dataset.get_batch([1])['action']).all()
 
 
+def test_corrections_are_kept_with_the_samples_of_their_split(recorder):
+    for i in range(8):
+        recorder.record(f'e{i}', ticks=5, interventions=[(i % 5, True)] if i % 2 else [])
+    loaded = load(recorder.root, val_fraction=0.4)
+    for part in (loaded.train, loaded.val):
+        expected = [
+            tick >= int(e.name[1:]) % 5 and int(e.name[1:]) % 2 == 1
+            for e in part.episodes
+            for tick in range(5)
+        ]
+        assert part.corrections().tolist() == expected
+    assert loaded.train.corrections().any() and not loaded.train.corrections().all()
+
+
 def test_statistics_are_of_the_training_episodes_alone(demos):
     data = load(demos, val_fraction=0.4, seed=3)
     actions = np.concatenate([read_episode(e.path).index.actions for e in data.train.episodes])

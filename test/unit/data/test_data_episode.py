@@ -310,6 +310,41 @@ def test_a_keyframe_on_a_dropped_tick_is_the_next_sample(tmp_path, recorder):
     assert (position == state[[4, 4, 4, 4, 5, 5]]).all()
 
 
+def test_a_correction_is_every_tick_from_take_over_to_hand_back(recorder):
+    flags = [(0, False), (2, True), (5, False), (8, True)]
+    path, *_ = recorder.record(ticks=9, interventions=flags)
+    correction = index_episode(path).correction
+    assert correction.tolist() == [t in (2, 3, 4, 8) for t in range(9)]
+
+
+def test_nobody_took_over_where_the_topic_is_absent(recorder):
+    path, *_ = recorder.record(ticks=5)
+    correction = index_episode(path).correction
+    assert correction.dtype == bool and correction.tolist() == [False] * 5
+
+
+def test_corrections_in_simulated_time_are_found_by_the_order_of_the_bag(tmp_path, recorder):
+    path, *_ = recorder.record(ticks=6, interventions=[(2, True), (4, False)])
+    day = 86_400 * 10**9
+    logged = rewrite(path, tmp_path / 'wall', lambda topic, ts_ns, raw: (ts_ns + day, raw))
+    assert index_episode(logged).correction.tolist() == [t in (2, 3) for t in range(6)]
+
+
+def test_an_intervention_of_another_type_or_that_is_broken_is_named(tmp_path, recorder):
+    for name, msgtype, raw, reason in (
+        ('type', 'std_msgs/msg/Int8', wire.encode_bool(True), "'intervention' carries std_msgs/"),
+        ('broken', 'std_msgs/msg/Bool', b'\x00\x01\x00\x00', 'broken std_msgs/msg/Bool'),
+    ):
+        with EpisodeWriter(tmp_path / name, recorder.embodiment) as writer:
+            source, *_ = recorder.record(name, ticks=3)
+            for topic, kind, ts_ns, message in EpisodeReader(source).messages():
+                writer.write(topic, kind, ts_ns, message)
+            writer.write('intervention', msgtype, 1_000_000_000, raw)
+            path = writer.finish(True, {})
+        with pytest.raises(DatasetError, match=reason):
+            index_episode(path)
+
+
 def test_the_instruction_of_a_sample_is_normalised(recorder):
     path, _, _ = recorder.record(instruction='  Pick up the RED cube. ')
     assert read_episode(path).instructions[0] == normalize_instruction('pick up the red cube')

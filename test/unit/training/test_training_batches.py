@@ -86,6 +86,47 @@ def test_balanced_draws_take_rare_kinds_as_often_as_common_ones(
     assert shares['none'] < 0.15 and 0.4 < shares[balance] < 0.6
 
 
+@pytest.fixture
+def corrected(tmp_path, variant):
+    """Forty samples, four of them driven by a person who took over."""
+    for i, text in enumerate(SENTENCES[:2]):
+        flags = [(8, True), (12, False)] if i else []
+        extra = {'task': text.split()[0]}
+        variant(tmp_path, seed=i).record(
+            f'e{i}', ticks=20, instruction=text, extra=extra, interventions=flags
+        )
+    return load_dataset([tmp_path], horizon=4, val_fraction=0.0, progress=False).train
+
+
+@pytest.mark.parametrize(('weight', 'balance'), [(3.0, 'none'), (0.25, 'none'), (3.0, 'task')])
+def test_a_correction_is_drawn_as_often_as_its_weight_says(corrected, tokenizer, weight, balance):
+    stream = BatchStream(
+        corrected, tokenizer, 8, seed=0, balance=balance, correction_weight=weight
+    )
+    drawn = np.bincount(np.concatenate([stream.indices(s) for s in range(2000)]), minlength=40)
+    second, flag = np.arange(40) >= 20, corrected.corrections()
+    ordinary = drawn[second & ~flag].mean()
+    assert drawn[flag].mean() / ordinary == pytest.approx(weight, rel=0.1)
+    if balance == 'task':  # the tasks stay even
+        assert drawn[second].sum() / drawn.sum() == pytest.approx(0.5, abs=0.02)
+
+
+def test_corrections_that_weigh_nothing_more_or_are_not_there_change_no_batch(
+    corrected, dataset, tokenizer
+):
+    for samples, weight in ((corrected, 1.0), (dataset, 5.0)):
+        stream = BatchStream(samples, tokenizer, 4, seed=0, correction_weight=weight)
+        epoch = np.concatenate([stream.indices(step) for step in range(stream.per_epoch)])
+        once = np.random.default_rng([0, 1, 0]).permutation(len(samples))
+        assert epoch.tolist() == once.tolist()
+
+
+@pytest.mark.parametrize('weight', [0.0, -1.0, float('nan'), float('inf')])
+def test_a_weight_of_corrections_that_is_none_is_refused(corrected, tokenizer, weight):
+    with pytest.raises(ConfigError, match='correction_weight must be a number above 0'):
+        BatchStream(corrected, tokenizer, 4, seed=0, correction_weight=weight)
+
+
 def test_a_share_of_the_episodes_can_be_given_wrong_sentences(tmp_path, variant):
     root = tmp_path / 'demos'
     for i in range(20):
