@@ -8,11 +8,16 @@ from __future__ import annotations
 import os
 import signal
 
+from hypothesis import settings
 import pytest
 
 from vla_alignment_ros.evaluation.processes import DomainLock
 
 pytest_plugins = ['recordings']
+
+# the same examples every time: what fails, fails for everybody
+settings.register_profile('repeatable', derandomize=True)
+settings.load_profile('repeatable')
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a shell starts background jobs deaf to Ctrl-C, and so would be all that the tests start
