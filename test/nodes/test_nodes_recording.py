@@ -21,12 +21,19 @@ SPLIT, SEED = 'train', 3
 
 
 class SlowTime(RecordingClient):
-    """Hours pass with every step that it hears of, and none otherwise."""
+    """Hours pass with every step that it hears of in an episode, and none otherwise."""
 
     now_s, step_s = 0.0, 0.0
+    in_episode = False
+
+    def _until_finished(self, before: str | None, what: str) -> None:
+        self.in_episode = True
+        super()._until_finished(before, what)
+        self.in_episode = False
 
     def _on_status(self, values: dict[str, str]) -> None:
-        type(self).now_s += self.step_s
+        if self.in_episode:
+            type(self).now_s += self.step_s
         super()._on_status(values)
 
 
