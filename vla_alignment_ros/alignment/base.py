@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from vla_alignment_ros.alignment.heads import soft_maximum
 from vla_alignment_ros.encoders.language import LanguageFeatures
 from vla_alignment_ros.encoders.vision import VisionFeatures
 
@@ -135,3 +136,21 @@ class AlignmentStrategy(nn.Module, abc.ABC):
 
     def after_step(self) -> None:
         """Called after each optimiser step (clamp scales, move queues or momentum encoders)."""
+
+
+class BestRegionStrategy(AlignmentStrategy):
+    """A sentence fits a scene as well as its best region does: a soft maximum over regions.
+
+    `sharpness` is that of the logits of `sentence_regions`, and scales their maximum back.
+    """
+
+    sharpness: float
+
+    def vision_language(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
+        regions = self.sentence_regions(vision, language)
+        return self.score_from_regions(regions, vision, language)
+
+    def score_from_regions(
+        self, regions: torch.Tensor, vision: VisionFeatures, language: LanguageFeatures
+    ) -> torch.Tensor:
+        return soft_maximum(regions) / self.sharpness

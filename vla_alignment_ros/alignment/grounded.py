@@ -23,8 +23,8 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
-from vla_alignment_ros.alignment.base import AlignmentInputs, AlignmentOutput, AlignmentStrategy
-from vla_alignment_ros.alignment.heads import best_region, precise, soft_maximum
+from vla_alignment_ros.alignment.base import AlignmentInputs, AlignmentOutput, BestRegionStrategy
+from vla_alignment_ros.alignment.heads import best_region, precise
 from vla_alignment_ros.alignment.labels import words_told
 from vla_alignment_ros.encoders.language import LanguageFeatures
 from vla_alignment_ros.encoders.vision import VisionFeatures
@@ -33,7 +33,7 @@ SHARPNESS = 4.0  # of attention over cells: at 1, hundreds of unfit cells outwei
 NEGATIVE_WEIGHT = 0.1  # of a cell that a word does not fit; there are a hundred for one that fits
 
 
-class GroundedAlignment(AlignmentStrategy):
+class GroundedAlignment(BestRegionStrategy):
     """See the module's docstring.
 
     Args:
@@ -44,6 +44,7 @@ class GroundedAlignment(AlignmentStrategy):
         scene_weight: weight of the sentence ↔ scene loss.
     """
 
+    sharpness = SHARPNESS
     reads_pixel_labels = True
 
     def __init__(
@@ -81,15 +82,6 @@ class GroundedAlignment(AlignmentStrategy):
         _, words, use = self._distinct(language)
         meet = _meet(self._fit(self._regions(vision), words), use)  # (B, M, N)
         return best_region(meet, SHARPNESS)
-
-    def vision_language(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
-        regions = self.sentence_regions(vision, language)
-        return self.score_from_regions(regions, vision, language)
-
-    def score_from_regions(
-        self, regions: torch.Tensor, vision: VisionFeatures, language: LanguageFeatures
-    ) -> torch.Tensor:
-        return soft_maximum(regions) / SHARPNESS
 
     def sentence_regions(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
         return self._about(self.word_regions(vision, language), language)

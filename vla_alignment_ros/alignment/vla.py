@@ -22,13 +22,8 @@ from torch import nn
 import torch.nn.functional as F
 
 from vla_alignment_ros.alignment.approach import approach_margin, in_batch
-from vla_alignment_ros.alignment.base import AlignmentInputs, AlignmentOutput, AlignmentStrategy
-from vla_alignment_ros.alignment.heads import (
-    best_region,
-    projection_head,
-    REGION_SHARPNESS,
-    soft_maximum,
-)
+from vla_alignment_ros.alignment.base import AlignmentInputs, AlignmentOutput, BestRegionStrategy
+from vla_alignment_ros.alignment.heads import best_region, projection_head, REGION_SHARPNESS
 from vla_alignment_ros.alignment.losses import (
     hardest_triplet,
     LogitScale,
@@ -42,7 +37,7 @@ from vla_alignment_ros.encoders.vision import VisionFeatures
 STEADY_WEIGHT = 0.3
 
 
-class VlaAlignment(AlignmentStrategy):
+class VlaAlignment(BestRegionStrategy):
     """See the module's docstring.
 
     Args:
@@ -53,6 +48,8 @@ class VlaAlignment(AlignmentStrategy):
         vl_weight: weight of the vision ↔ language terms; 0 in a composition whose other part
             aligns the two.
     """
+
+    sharpness = REGION_SHARPNESS
 
     def __init__(
         self,
@@ -85,15 +82,6 @@ class VlaAlignment(AlignmentStrategy):
         query = F.normalize(self.words(language.pooled), dim=-1)  # (M, E)
         interaction = torch.einsum('bne,me->bmn', self._regions(vision), query)
         return best_region(interaction)  # (B, M)
-
-    def vision_language(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
-        regions = self.sentence_regions(vision, language)
-        return self.score_from_regions(regions, vision, language)
-
-    def score_from_regions(
-        self, regions: torch.Tensor, vision: VisionFeatures, language: LanguageFeatures
-    ) -> torch.Tensor:
-        return soft_maximum(regions) / REGION_SHARPNESS
 
     def sentence_regions(self, vision: VisionFeatures, language: LanguageFeatures) -> torch.Tensor:
         return self._logits(vision, language.pooled.unsqueeze(1)).squeeze(1)
