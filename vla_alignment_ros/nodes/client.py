@@ -114,12 +114,12 @@ class Client:
 
     def _client(self, kind: type, service: str, timeout_s: float | None) -> Any:
         client = self._clients.get((kind, service))
-        if client is None:
+        is_new = client is None
+        if is_new:
             client = self._clients[kind, service] = self.node.create_client(kind, service)
-            self.until(client.service_is_ready, f'{service} to appear', timeout_s)
-            # the server has to discover us too, and nothing says when it has: see `ask`
-            threading.Event().wait(SETTLE_S)
         self.until(client.service_is_ready, f'{service} to appear', timeout_s)
+        if is_new:  # the server has to discover us too, and nothing says when it has: see `ask`
+            threading.Event().wait(SETTLE_S)
         return client
 
     def trigger(self, service: str) -> str:

@@ -22,24 +22,10 @@ from std_srvs.srv import SetBool, Trigger
 from vla_alignment_ros.data.recorder import EpisodeRecorder
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import BagError, ConfigError, VlaError
-from vla_alignment_ros.nodes.diagnostics import (
-    diagnostic_array,
-    DIAGNOSTICS_TOPIC,
-    ERROR,
-    OK,
-    status_message,
-    WARN,
-)
+from vla_alignment_ros.nodes.diagnostics import ERROR, OK, status_message, StatusBoard, WARN
 from vla_alignment_ros.nodes.lifecycle import ManagedNode
 from vla_alignment_ros.nodes.parameters import Parameters
-from vla_alignment_ros.nodes.qos import (
-    advertise,
-    latched,
-    matching_publishers,
-    reliable,
-    subscribe_raw,
-    topic_qos,
-)
+from vla_alignment_ros.nodes.qos import matching_publishers, subscribe_raw, topic_qos
 from vla_alignment_ros.nodes.runtime import off_executor, run, Worker
 from vla_alignment_ros.nodes.schemas import TrainingParameters
 
@@ -58,12 +44,7 @@ class TrainingNode(ManagedNode):
         # begins an episode
         self._wiring = threading.Lock()
         self._worker = Worker('episode')
-        self._status = advertise(
-            self, '~/status', 'diagnostic_msgs/msg/DiagnosticStatus', latched()
-        )
-        self._diagnostics = advertise(
-            self, DIAGNOSTICS_TOPIC, 'diagnostic_msgs/msg/DiagnosticArray', reliable()
-        )
+        self._board = StatusBoard(self)
         self.create_service(Trigger, '~/start_episode', partial(self._serve, self._start))
         self.create_service(SetBool, '~/stop_episode', partial(self._serve, self._stop))
         self.create_service(Trigger, '~/discard_episode', partial(self._serve, self._discard))
@@ -212,8 +193,7 @@ class TrainingNode(ManagedNode):
             flaws += [f'{broken} broken instructions ignored'] if broken else []
             text = recorder.error or ', '.join(flaws) or 'ok'
             status = status_message(name, level, text, recorder.key_values())
-        self._status.publish(status)
-        self._diagnostics.publish(diagnostic_array(self, status))
+        self._board.tell(status)
 
 
 def _label(text: str) -> tuple[str, str]:
