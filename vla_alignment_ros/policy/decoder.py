@@ -47,8 +47,9 @@ class RememberingDecoder(nn.TransformerDecoder):
             width = attention.embed_dim
             weight, bias = attention.in_proj_weight[width:], attention.in_proj_bias[width:]
             key, value = F.linear(context, weight, bias).chunk(2, dim=-1)  # (1, M, D) each
-            keys.append(_heads(key, attention.num_heads))
-            values.append(_heads(value, attention.num_heads))
+            # read many times: in one piece
+            keys.append(_heads(key, attention.num_heads).contiguous())
+            values.append(_heads(value, attention.num_heads).contiguous())
         mask = ~padding[:, None, None] if padding.any() else None
         return Remembered(tuple(keys), tuple(values), mask)
 
