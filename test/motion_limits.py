@@ -104,6 +104,7 @@ def random_wishes(rng: np.random.Generator, embodiment: Embodiment, count: int) 
     return wishes
 
 
+RANGE = np.array([-1.0] * 5 + [-0.4]), np.array([1.0] * 5 + [0.6])  # rad, of the six joints
 BOX = np.array([0.3, -0.2, 0.0]), np.array([0.7, 0.2, 0.4])  # m
 
 
@@ -113,5 +114,10 @@ EMBODIMENTS = [
     for limits in LIMITS
 ] + [
     make_embodiment(**limits, workspace_low=tuple(BOX[0]), workspace_high=tuple(BOX[1]))
+    for limits in LIMITS
+] + [
+    make_embodiment(
+        'joint_velocity', **limits, position_low=tuple(RANGE[0]), position_high=tuple(RANGE[1])
+    )
     for limits in LIMITS
 ]

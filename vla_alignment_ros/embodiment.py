@@ -103,7 +103,9 @@ class ActionSpec:
 
     `low`/`high` bound one control step in `units`; the other limits are per second (velocity),
     per second² (acceleration) and per second³ (jerk). For `ee_delta` velocity means the rate of
-    the delta itself (delta × rate). A limit that is absent is infinite.
+    the delta itself (delta × rate). A limit that is absent is infinite. `workspace_low`/`high` is
+    a box in metres for the hand (`ee_delta`); `position_low`/`high` is where each of `joint_names`
+    may be, rad or m (`joint_velocity`; where absent, as the URDF says).
     """
 
     space: str
@@ -117,6 +119,8 @@ class ActionSpec:
     max_jerk: tuple[float, ...] | None = None
     workspace_low: tuple[float, ...] | None = None
     workspace_high: tuple[float, ...] | None = None
+    position_low: tuple[float, ...] | None = None
+    position_high: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         normalise(self, 'action')
@@ -289,14 +293,18 @@ def _check_action(spec: ActionSpec) -> None:
     for name in ('max_velocity', 'max_acceleration', 'max_jerk'):
         if getattr(spec, name) is not None:
             _check_vector(name, getattr(spec, name), ACTION_DIM, positive=True)
-    box = (spec.workspace_low, spec.workspace_high)
-    if (box[0] is None) != (box[1] is None):
-        raise EmbodimentError('give both action.workspace_low and action.workspace_high, or none')
-    if box[0] is not None:
-        _check_vector('workspace_low', box[0], 3)
-        _check_vector('workspace_high', box[1], 3)
-        if not all(low < high for low, high in zip(*box)):
-            raise EmbodimentError('action.workspace_low must be below action.workspace_high')
+    _check_pair(spec, 'workspace', 3)
+
+
+def _check_pair(spec: ActionSpec, name: str, length: int) -> None:
+    low, high = getattr(spec, f'{name}_low'), getattr(spec, f'{name}_high')
+    if (low is None) != (high is None):
+        raise EmbodimentError(f'give both action.{name}_low and action.{name}_high, or none')
+    if low is not None:
+        _check_vector(f'{name}_low', low, length)
+        _check_vector(f'{name}_high', high, length)
+        if not all(a < b for a, b in zip(low, high)):
+            raise EmbodimentError(f'action.{name}_low must be below action.{name}_high')
 
 
 def _check_topic(topic: Any, where: str) -> None:
@@ -333,6 +341,12 @@ def _check(e: Embodiment) -> None:
     if not is_number(e.rate_hz) or not 0 < e.rate_hz <= 1000:
         raise EmbodimentError(f'rate_hz must be in (0, 1000], got {e.rate_hz!r}')
     _check_action(e.action)
+    _check_pair(e.action, 'position', len(e.joint_names))
+    if e.action.position_low is not None and e.action.space != 'joint_velocity':
+        raise EmbodimentError(
+            f'action.position_low and position_high are for joint_velocity; {e.action.space} has '
+            'low and high, and a workspace box'
+        )
     if e.action.space != 'ee_delta' and len(e.joint_names) != ACTION_DIM - 1:
         if len(e.joint_names) != ACTION_DIM:
             raise EmbodimentError(

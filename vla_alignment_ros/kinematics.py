@@ -6,6 +6,8 @@ that to the policy saves it from learning trigonometry.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+import math
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -38,6 +40,18 @@ def _skeleton(urdf: ElementTree.Element) -> mujoco.MjSpec:
     return spec
 
 
+@dataclass(frozen=True)
+class JointLimits:
+    """How far (rad or m) and how fast (per s) joints may go, all (J,) float64, in their order.
+
+    What a URDF does not limit is infinite.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    velocity: np.ndarray
+
+
 class ForwardKinematics:
     """Pose of `ee_link` in `base_link` for joint positions in the order of `joint_names`.
 
@@ -53,10 +67,13 @@ class ForwardKinematics:
             self._links = {link.get('name') for link in tree.iter('link')}
             if tree.tag != 'robot' or not self._links:  # MuJoCo's own format reads other files
                 raise EmbodimentError(f'cannot load URDF {urdf}: it describes no robot')
+            joints = tree.findall('joint')
+            self._limits = {joint.get('name'): _limits(joint) for joint in joints}
             self._model = _skeleton(tree).compile()
         except (ValueError, RecursionError, ElementTree.ParseError) as error:
             raise EmbodimentError(f'cannot load URDF {urdf}: {error}') from error
         self._data = mujoco.MjData(self._model)
+        self.joint_names = tuple(joint_names)
         self._qpos = np.array([self._joint(name) for name in joint_names])
         self._base = self._body(base_link)
         self._ee = self._body(ee_link)
@@ -84,3 +101,18 @@ class ForwardKinematics:
         base = self._data.xmat[self._base].reshape(3, 3)
         offset = self._data.xpos[self._ee] - self._data.xpos[self._base]
         return base.T @ offset, base.T @ self._data.xmat[self._ee].reshape(3, 3)
+
+    def limits(self) -> JointLimits:
+        """The limits that the URDF gives the named joints."""
+        low, high, velocity = zip(*(self._limits[name] for name in self.joint_names))
+        return JointLimits(np.array(low), np.array(high), np.array(velocity))
+
+
+def _limits(joint: ElementTree.Element) -> tuple[float, float, float]:
+    """Lowest and highest position and the velocity that a URDF's joint may have."""
+    given = joint.find('limit')
+    values = {} if given is None else given.attrib
+    velocity = float(values.get('velocity', math.inf)) or math.inf  # 0 stands for 'not said'
+    if joint.get('type') not in ('revolute', 'prismatic'):  # a continuous joint has no ends
+        return -math.inf, math.inf, velocity
+    return float(values.get('lower', 0.0)), float(values.get('upper', 0.0)), velocity

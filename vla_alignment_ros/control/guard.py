@@ -5,7 +5,8 @@ control rate:
 
 * ``ee_delta``: x is the position inside the workspace box where the end effector is known
   (without bounds elsewhere), v = delta * rate_hz, bounded by low/high and max_velocity;
-* ``joint_velocity``: v is the action, bounded by low/high and max_velocity;
+* ``joint_velocity``: v is the action, bounded by low/high and max_velocity; x is the joint, inside
+  its range where that is known (see `limits`);
 * ``joint_position`` and every gripper: x is the action, bounded by low/high; v by max_velocity.
 
 Acceleration is the difference of v from one step to the next, jerk that of the acceleration; the
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vla_alignment_ros.control.codecs import checked_action, gripper_index
+from vla_alignment_ros.control.limits import bounded_positions
 from vla_alignment_ros.embodiment import ACTION_DIM, Embodiment
 from vla_alignment_ros.errors import ControlError
 
@@ -54,6 +56,7 @@ class _Motion:
     known: np.ndarray = field(default_factory=lambda: np.zeros(ACTION_DIM, dtype=bool))
     low: np.ndarray = field(default_factory=lambda: np.full(ACTION_DIM, -np.inf))  # range of x
     high: np.ndarray = field(default_factory=lambda: np.full(ACTION_DIM, np.inf))
+    placed: bool = False  # the positions that are only measured are known
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of x for the next step. What is already outside may only come back."""
@@ -125,9 +128,9 @@ class ActionGuard:
             np.where(self._absolute, low, -np.inf),
             np.where(self._absolute, high, np.inf),
         )
-        self._tracks_ee = spec.space == 'ee_delta' and spec.workspace_low is not None
-        if self._tracks_ee:
-            self._box = (np.array(spec.workspace_low, float), np.array(spec.workspace_high, float))
+        self.bounded = bounded_positions(embodiment)
+        # a hand may move before it was seen: not every state has it. Every state has the joints
+        self._must_be_placed = self.bounded is not None and spec.space == 'joint_velocity'
         # bounds per control step: change of v, and change of that change
         self._most = _or_unlimited(spec.max_acceleration) * self._dt
         self._bend = _or_unlimited(spec.max_jerk) * self._dt**2
@@ -144,7 +147,8 @@ class ActionGuard:
         """Forget the past: the robot stands still.
 
         state: (S,) Observation.state, needed for `joint_position`, where a first action can only
-        be judged against where the arm is. Without it the first gripper command is free.
+        be judged against where the arm is, and for joints with a range. Without it the first
+        gripper command is free.
         """
         motion = _Motion(low=self._range[0].copy(), high=self._range[1].copy())
         motion.known = ~self._absolute  # a motion is known: zero
@@ -161,6 +165,8 @@ class ActionGuard:
             if self.gripper_index is not None:
                 motion.x[self.gripper_index] = values[arm]
             motion.known[:] = True
+            if self._must_be_placed:
+                self._place(motion, self.bounded.measured(values))
         self._motion = motion
 
     def check(self, chunk: np.ndarray) -> str | None:
@@ -176,10 +182,12 @@ class ActionGuard:
         return self._refusal(wishes)
 
     def step(
-        self, action: np.ndarray, ee_position: np.ndarray | None = None, speed: float = 1.0
+        self, action: np.ndarray, position: np.ndarray | None = None, speed: float = 1.0
     ) -> GuardStep:
         """Limit one action (7,) against the last executed one and remember it as executed.
 
+        position: where what is `bounded` is now, (n,) m or rad; without it, it is reckoned from
+        what was executed since it was known.
         speed: 0..1, share of the proposed motion that is wanted (the gripper is not slowed).
         An action that is not finite is refused, and a step of the stop is returned in its place.
         """
@@ -188,7 +196,8 @@ class ActionGuard:
             raise ControlError(f'an action has shape ({ACTION_DIM},), got {wish.shape}')
         if not 0.0 <= speed <= 1.0:
             raise ControlError(f'speed must be within 0..1, got {speed}')
-        self._place(self._motion, ee_position)
+        if position is not None and self.bounded is not None:
+            self._place(self._motion, np.asarray(position, dtype=np.float64))
         refused = self._refusal(wish[None])
         if refused is not None:
             known = self._motion.known.all()
@@ -220,19 +229,18 @@ class ActionGuard:
         arm_unknown = ~self._motion.known
         if self.gripper_index is not None:
             arm_unknown = np.delete(arm_unknown, self.gripper_index)
-        if arm_unknown.any():
+        if arm_unknown.any() or (self._must_be_placed and not self._motion.placed):
             return 'where the joints are is unknown: reset(state) first'
         return None
 
-    def _place(self, motion: _Motion, ee_position: np.ndarray | None) -> None:
-        """Put the measured end effector (3,) m into the motion, and the workspace box round it."""
-        if ee_position is None or not self._tracks_ee:
-            return
-        position = np.asarray(ee_position, dtype=np.float64)
-        if position.shape != (3,) or not np.isfinite(position).all():
-            raise ControlError(f'ee_position is three finite metres, got {position}')
-        motion.x[:3] = position
-        motion.low[:3], motion.high[:3] = self._box
+    def _place(self, motion: _Motion, position: np.ndarray) -> None:
+        """Put the measured position (n,) into the motion, and its bounds round it."""
+        low, high = self.bounded.low, self.bounded.high
+        if position.shape != low.shape or not np.isfinite(position).all():
+            raise ControlError(f'a position is {len(low)} finite numbers, got {position}')
+        n = len(low)
+        motion.x[:n], motion.low[:n], motion.high[:n] = position, low, high
+        motion.placed = True
 
     def _limit(self, m: _Motion, wish: np.ndarray, speed: float) -> tuple[np.ndarray, bool]:
         """Advance `m` by the feasible step nearest to wish (7,): (action, was it changed)."""

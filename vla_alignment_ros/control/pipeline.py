@@ -20,6 +20,7 @@ from vla_alignment_ros.control.decisions import Command, PipelineConfig, PolicyL
 from vla_alignment_ros.control.executor import ChunkExecutor, REALTIME
 from vla_alignment_ros.control.gate import AlignmentGate, HOLD, SLOW
 from vla_alignment_ros.control.guard import ActionGuard
+from vla_alignment_ros.control.limits import unguarded
 from vla_alignment_ros.control.travel import Travel
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ControlError
@@ -42,7 +43,10 @@ class DecisionPipeline:
             decay=config.ensemble_decay,
             gripper_index=gripper_index(embodiment),
         )
-        self._travel = Travel(embodiment.rate_hz)
+        bounded = self._guard.bounded
+        # what is bounded, where its measured position is in the state
+        self._bounded = None if bounded is None or bounded.first is None else bounded
+        self._travel = Travel(embodiment.rate_hz, len(bounded.low) if bounded else 0)
         self._lock = threading.Lock()
         self._epoch = 0  # counts resets, so that a decision begun before one is recognised
         self._instruction = ''
@@ -64,15 +68,7 @@ class DecisionPipeline:
     @property
     def unguarded(self) -> str:
         """Limits of the embodiment that cannot be kept, and why; empty where all are."""
-        spec = self.embodiment.action
-        if spec.workspace_low is None or self._knows_ee:
-            return ''
-        if spec.space != 'ee_delta':
-            return 'the workspace box is not enforced: it is for action.space ee_delta only'
-        return (
-            'the workspace box is not enforced: where the hand is follows from a `urdf`, and '
-            f'action.frame must be base_link ({self.embodiment.base_link})'
-        )
+        return unguarded(self.embodiment)
 
     def reset(self) -> None:
         """Forget plan, gate, motion, and the counting of decisions; not the instruction."""
@@ -174,7 +170,7 @@ class DecisionPipeline:
             if action is None:
                 return self._stop(ts_ns, 'the planned actions are used up')
             speed = self.config.slow_speed if self._state == SLOW else 1.0
-            step = self._guard.step(action, self._measured_ee(), speed)
+            step = self._guard.step(action, self._measured(), speed)
             if step.refused is not None:
                 return self._sent(ts_ns, step.action, HOLD, step.refused)
             return self._sent(ts_ns, step.action, self._state, clipped=step.clipped)
@@ -221,25 +217,16 @@ class DecisionPipeline:
         gap_s = (ts_ns - self._newest_ts_ns) * 1e-9
         return gap_s < 0.0 or gap_s > self.config.max_gap_s
 
-    @property
-    def _knows_ee(self) -> bool:
-        embodiment = self.embodiment
-        spec = embodiment.action
-        framed = embodiment.urdf is not None and spec.frame == embodiment.base_link
-        return framed and spec.space == 'ee_delta'
-
-    def _measured_ee(self) -> np.ndarray | None:
-        """End effector (3,) m in base_link now, from the state that was decided on.
+    def _measured(self) -> np.ndarray | None:
+        """Where what is bounded is now (n,), from the state that was decided on.
 
         What was commanded since that state was measured is added. None where the state does not
         have it, and where it was used before: later steps go on from what is commanded.
         """
         seen, self._seen = self._seen, None
-        if seen is None or not self._knows_ee:
+        if seen is None or self._bounded is None:
             return None
-        first = len(self.embodiment.joint_names) + 1
-        measured = np.asarray(seen.state[first : first + 3], dtype=np.float64)
-        return measured + self._travel.since(seen.ts_ns)
+        return self._bounded.measured(seen.state) + self._travel.since(seen.ts_ns)
 
     def _stop(self, ts_ns: int, reason: str) -> Command:
         if self._decisions == 0:  # nothing was seen yet, so where to hold is not known
@@ -253,8 +240,8 @@ class DecisionPipeline:
     def _sent(
         self, ts_ns: int, action: np.ndarray, state: str, reason: str = '', clipped: bool = False
     ) -> Command:
-        if self._knows_ee:
-            self._travel.add(ts_ns, action[:3])
+        if self._bounded is not None:
+            self._travel.add(ts_ns, action[: len(self._bounded.low)] * self._bounded.way)
         messages = self.codec.encode(action, ts_ns)
         return self._command(messages, action, state, reason, clipped)
 

@@ -1,4 +1,4 @@
-"""Travel: how far the commands have moved the hand, so that a late measurement can be used."""
+"""Travel: how far the commands have moved the arm, so that a late measurement can be used."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ class Travel:
 
     Args:
         rate_hz: a command moves for one control period, and evenly.
+        width: n, how many positions are followed.
     """
 
-    def __init__(self, rate_hz: float) -> None:
+    def __init__(self, rate_hz: float, width: int = 3) -> None:
         self._period_ns = 1e9 / rate_hz
         # two points per command, its beginning and its end; twice the room, so that what is old
         # has to be thrown out but rarely
         self._times = np.empty(4 * KEPT_COMMANDS)  # ns
-        self._ways = np.empty((4 * KEPT_COMMANDS, 3))  # m
+        self._ways = np.empty((4 * KEPT_COMMANDS, width))  # m or rad
         self.reset()
 
     def reset(self) -> None:
@@ -31,7 +32,7 @@ class Travel:
         self._count = 0
 
     def add(self, ts_ns: int, delta: np.ndarray) -> None:
-        """Take a command (3,) m for the control period that begins at ts_ns."""
+        """Take the way (n,) of a command, for the control period that begins at ts_ns."""
         if not self._count:
             self._origin_ns = ts_ns
             self._times[0], self._ways[0] = 0.0, 0.0
@@ -55,11 +56,11 @@ class Travel:
         self._count = n + 2
 
     def since(self, ts_ns: int) -> np.ndarray:
-        """Way (3,) m that all commands together go on after ts_ns."""
+        """Way (n,) that all commands together go on after ts_ns."""
         n = self._count
         if not n:
-            return np.zeros(3)
+            return np.zeros(self._ways.shape[1])
         ways = self._ways[:n]
         at = float(ts_ns - self._origin_ns)
-        then = [np.interp(at, self._times[:n], ways[:, axis]) for axis in range(3)]
+        then = [np.interp(at, self._times[:n], ways[:, axis]) for axis in range(ways.shape[1])]
         return ways[-1] - then

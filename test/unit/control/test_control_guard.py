@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from motion_limits import (
     assert_all_were_tried,
     assert_within_limits,
-    BOX,
     EMBODIMENTS,
     make_embodiment,
     random_wishes,
+    RANGE,
+    RATE_HZ,
     SLACK,
     speeds,
 )
@@ -37,19 +38,24 @@ def run_chunks(
     """Play adversarial chunks to a standstill, and assert that no limit was ever broken.
 
     Chunks are cut off anywhere, some hold a value that is not finite, watchdogs brake in between,
-    the gate slows; the hand, where it is known, is somewhere in its box and measured now and then.
+    the gate slows; the hand, where it is known, is somewhere in its box and measured now and then;
+    so are joints that have a range.
     """
-    guard, _, start = start_of(embodiment)
-    boxed = embodiment.action.workspace_low is not None
-    position = rng.uniform(*BOX)
+    guard, state, start = start_of(embodiment)
+    bounded = guard.bounded
+    if bounded is not None:
+        position = rng.uniform(bounded.low, bounded.high)
+        if bounded.first is not None:
+            guard.reset(np.append(position, state[6]))
     sent, moved = [], False
 
     def execute(action: np.ndarray) -> None:
         nonlocal position
         sent.append(action)
-        position = position + action[:3]
-        if boxed:
-            assert (position >= BOX[0] - SLACK).all() and (position <= BOX[1] + SLACK).all()
+        if bounded is not None:
+            position = position + action[: len(position)] * bounded.way
+            assert (position >= bounded.low - SLACK).all(), f'{position} is too low'
+            assert (position <= bounded.high + SLACK).all(), f'{position} is too high'
 
     for _ in range(chunks):
         horizon = int(rng.integers(1, 10))
@@ -63,7 +69,8 @@ def run_chunks(
         assert np.isfinite(wishes).all()
         speed = float(rng.choice([1.0, 1.0, 0.5, 0.0]))
         # before its first motion the hand has been seen; later it is only now and then
-        measured = position if boxed and (not moved or rng.random() < 0.5) else None
+        seen = bounded is not None and (not moved or rng.random() < 0.5)
+        measured = position if seen else None
         moved = True
         for wish in wishes[: int(rng.integers(1, horizon + 1))]:
             execute(guard.step(wish, measured, speed).action)
@@ -113,10 +120,54 @@ def test_outside_the_workspace_it_may_only_come_back():
     embodiment = make_embodiment(workspace_low=(0.3, -0.2, 0.0), workspace_high=(0.7, 0.2, 0.4))
     guard, _, _ = start_of(embodiment)
     outside = np.array([0.8, 0.0, 0.2])
-    away = guard.step([0.05, 0, 0, 0, 0, 0, 1], ee_position=outside).action
+    away = guard.step([0.05, 0, 0, 0, 0, 0, 1], position=outside).action
     assert away[0] == 0.0
-    back = guard.step([-0.05, 0, 0, 0, 0, 0, 1], ee_position=outside).action
+    back = guard.step([-0.05, 0, 0, 0, 0, 0, 1], position=outside).action
     assert back[0] == pytest.approx(-0.05)
+
+
+RANGED = {'position_low': tuple(RANGE[0]), 'position_high': tuple(RANGE[1])}
+RANGED |= {'max_velocity': (0.8,) * 7, 'max_acceleration': (1.0,) * 7, 'max_jerk': (10.0,) * 7}
+
+
+@pytest.mark.parametrize('side', [-1, 1])
+def test_a_joint_that_is_driven_at_its_end_comes_to_rest_just_before_it(side):
+    embodiment = make_embodiment('joint_velocity', **RANGED)
+    guard = ActionGuard(embodiment)
+    guard.reset(np.array([0.0] * 6 + [0.5]))
+    joints, fastest = np.zeros(6), 0.0
+    for _ in range(60):
+        speed = guard.step([2.0 * side] * 6 + [0.5]).action[:6]
+        joints, fastest = joints + speed / RATE_HZ, max(fastest, np.abs(speed).max())
+    assert fastest > 0.6  # it did not creep there
+    np.testing.assert_allclose(joints, RANGE[int(side > 0)], atol=5e-3)
+    assert (joints >= RANGE[0] - SLACK).all() and (joints <= RANGE[1] + SLACK).all()
+
+
+def test_a_joint_found_beyond_its_range_may_only_come_back():
+    guard = ActionGuard(make_embodiment('joint_velocity', **RANGED | {'max_jerk': None}))
+    guard.reset(np.array([1.2, -1.2, 0, 0, 0, 0, 0.5]))
+    away = guard.step([0.5, -0.5, 0, 0, 0, 0, 0.5]).action
+    np.testing.assert_array_equal(away[:2], 0.0)
+    back = guard.step([-0.1, 0.1, 0, 0, 0, 0, 0.5]).action
+    np.testing.assert_allclose(back[:2], [-0.1, 0.1])
+
+
+def test_what_is_measured_counts_more_than_what_was_commanded():
+    guard = ActionGuard(make_embodiment('joint_velocity', **RANGED))
+    guard.reset(np.array([0.0] * 6 + [0.5]))
+    nearer = np.array([0.999, 0, 0, 0, 0, 0])
+    assert guard.step([0.1] * 6 + [0.5], nearer).action[0] < 0.011  # 1 mrad is left
+    with pytest.raises(ControlError, match='6 finite numbers'):
+        guard.step([0.1] * 6 + [0.5], np.full(6, np.nan))
+
+
+def test_an_arm_whose_joints_have_a_range_is_not_moved_before_they_are_known():
+    guard = ActionGuard(make_embodiment('joint_velocity', **RANGED))
+    assert 'reset(state)' in guard.check(np.zeros((2, 7)))
+    assert guard.step([0.1] * 7).action is None
+    guard.reset(np.array([0.0] * 6 + [0.5]))
+    assert guard.step([0.1] * 6 + [0.5]).refused is None
 
 
 def test_what_is_within_the_limits_is_left_as_it_is():

@@ -6,7 +6,15 @@ them: holds, other models, other instructions, clocks that jump, bad values, a g
 
 from __future__ import annotations
 
-from motion_limits import assert_all_were_tried, assert_within_limits, EMBODIMENTS, random_wishes
+from motion_limits import (
+    assert_all_were_tried,
+    assert_within_limits,
+    EMBODIMENTS,
+    random_wishes,
+    RANGE,
+    RATE_HZ,
+    SLACK,
+)
 import numpy as np
 import pytest
 from scripted_policy import answer
@@ -52,6 +60,9 @@ class Life:
         self.positions = embodiment.action.space == 'joint_position'
         # as float64, so that reading it again is no jump by rounding
         self.state = np.array([0.3, -0.2, 0.1, 1.9, -1.99, 0.0, 0.5])
+        self.ranged = embodiment.action.position_low is not None
+        if self.ranged:
+            self.state[:6] = rng.uniform(*RANGE)
         self.start = self.state.copy() if self.positions else np.eye(7)[6] * 0.5
         self.executed: list[np.ndarray] = []
         self.words = 'lift'
@@ -70,6 +81,10 @@ class Life:
         self.executed.append(command.action)
         first = 0 if self.positions else 6
         self.state[first:] = command.action[first:]
+        if self.ranged:
+            self.state[:6] += command.action[:6] / RATE_HZ
+            assert (self.state[:6] >= RANGE[0] - SLACK).all(), f'{self.state} is too low'
+            assert (self.state[:6] <= RANGE[1] + SLACK).all(), f'{self.state} is too high'
 
     def decide(self) -> None:
         self.pipeline.decide(Observation(self.ts_ns, {}, self.state.copy(), self.words))
