@@ -166,9 +166,11 @@ class ChunkExecutor:
     def ahead(self, ts_ns: int) -> Continuation | None:
         """What is planned for the steps from an observation's stamp on; None: nothing is.
 
-        Aligned by time: a step that is skipped does not shift it.
+        Aligned by time: a step that is skipped does not shift it. A chunk that was submitted since
+        the last step is what is planned, though nothing of it has been played yet.
         """
-        return self._rest(self._on_grid(ts_ns), self.delay_steps)
+        start_ns = self._on_grid(ts_ns)
+        return self._rest(self._coming(start_ns), start_ns, self.delay_steps)
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -191,14 +193,25 @@ class ChunkExecutor:
         steps = math.floor((ts_ns - self._plan.start_ns) / self._period_ns + 0.5)
         return self._plan.start_ns + round(steps * self._period_ns)
 
-    def _rest(self, start_ns: int, frozen: int) -> Continuation | None:
-        """The plan being played, from start_ns (a step of it) on."""
-        if self._plan is None:
+    def _coming(self, now_ns: int) -> _Plan | None:
+        """The plan that is played from now_ns on."""
+        rows = self._rows(now_ns)
+        live = np.flatnonzero((rows >= 0) & (rows < self._lengths))
+        if not live.size:
+            return self._plan
+        newest = int(live[-1])
+        if self._plan is not None and self._plan.number == self._numbers[newest]:
+            return self._plan
+        return self._following(newest, int(rows[newest]), now_ns)
+
+    def _rest(self, plan: _Plan | None, start_ns: int, frozen: int) -> Continuation | None:
+        """A plan from start_ns (a step of it) on."""
+        if plan is None:
             return None
-        first = round((start_ns - self._plan.start_ns) / self._period_ns)
-        if not 0 <= first < len(self._plan.actions):
+        first = round((start_ns - plan.start_ns) / self._period_ns)
+        if not 0 <= first < len(plan.actions):
             return None
-        rest = self._plan.actions[first:]
+        rest = plan.actions[first:]
         return Continuation(rest.astype(np.float32), min(frozen, len(rest)))
 
     def _take_over(self, index: int, row: int, now_ns: int) -> None:
@@ -207,11 +220,16 @@ class ChunkExecutor:
             self._warm_up -= 1
         else:
             self._delays.append(row)
+        self._plan = self._following(index, row, now_ns)
+        self._actions[index, : self._lengths[index]] = self._plan.actions
+
+    def _following(self, index: int, row: int, now_ns: int) -> _Plan:
+        """A chunk as it goes on from the plan being played, from `row` on."""
         start_ns = int(self._starts[index])
         actions = self._actions[index, : self._lengths[index]]
         moving = abs(now_ns - self._played_ns) < 1.5 * self._period_ns  # else there is no seam
         if self.execution == REALTIME and moving and self._frozen[index] < row:
-            rest = self._rest(start_ns, row)
+            rest = self._rest(self._plan, start_ns, row)
             if rest is not None:
-                actions[:] = rest.blend(actions, self.gripper_index)
-        self._plan = _Plan(int(self._numbers[index]), start_ns, actions)
+                actions = rest.blend(actions, self.gripper_index)
+        return _Plan(int(self._numbers[index]), start_ns, actions)

@@ -178,6 +178,29 @@ def test_a_chunk_that_was_told_the_plan_is_played_as_it_is(actions, stamp, delay
     np.testing.assert_array_equal(played, [*old[:stamp], *whole])
 
 
+@given(chunks, st.integers(0, 5), st.integers(1, 5), st.booleans())
+def test_what_is_ahead_is_what_is_played_whether_it_was_played_before_or_not(
+    actions, stamp, delay, told
+):
+    """A decision often begins right after another: that one's chunk is not played yet."""
+    old, new = actions.astype(np.float32)
+    executor = realtime()
+    executor.submit(ActionChunk(at(0), old, 10.0))
+    for step in range(stamp + delay):
+        executor.next(at(step))
+    frozen = delay if told else None
+    executor.submit(ActionChunk(at(stamp), new, 10.0, frozen=frozen))
+    ahead = executor.ahead(at(stamp + delay)).actions
+    played = [executor.next(at(i)) for i in range(stamp + delay, stamp + 12)]
+    np.testing.assert_array_equal(np.float32(played), ahead)
+
+
+def test_the_first_chunk_is_ahead_before_it_is_played():
+    executor = realtime()
+    executor.submit(chunk(0, rows=12))
+    assert executor.ahead(at(3)).actions[:, 0].tolist() == list(range(3, 12))
+
+
 def test_a_chunk_whose_decision_took_longer_than_it_was_told_is_faded_in():
     executor = realtime()
     executor.submit(chunk(0, rows=12, value=0.0))
