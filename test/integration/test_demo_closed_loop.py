@@ -43,9 +43,9 @@ def closed_loop(policy, film=False):
 
 
 def comparable(result):
-    """Everything but wall time; over ROS, figures travel with six decimals."""
+    """Everything but wall time and commands; over ROS, figures travel with six decimals."""
     values = asdict(result)
-    del values['wall_s'], values['latency_s']
+    del values['wall_s'], values['latency_s'], values['motion']
     values['scores'] = tuple(round(score, 6) for score in values['scores'])
     values['displaced_m'] = round(values['displaced_m'], 6)
     return values

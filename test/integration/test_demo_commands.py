@@ -54,12 +54,14 @@ def test_evaluate_without_ros_writes_figures_and_report(checkpoint, tmp_path, ca
         '--checkpoint', str(checkpoint), '--splits', 'seen,absent', '--episodes', '2',
         '--seed', '3', '--json', str(tmp_path / 'a' / 'r.json'),
         '--report', str(tmp_path / 'b'), '--in-process', '--device', 'cpu',
+        '--execution', 'realtime', '--delay-steps', '2',
     ]  # fmt: skip
     assert vla_evaluate.main(arguments) == 0
     figures = json.loads((tmp_path / 'a' / 'r.json').read_text())
     assert figures['seed'] == 3 and list(figures['splits']) == ['seen', 'absent']
     assert figures['splits']['seen']['success_rate'] == 0.0
     assert figures['splits']['absent']['success_rate'] == 1.0
+    assert figures['splits']['absent']['mean_jerk'] == 0.0  # it held
     assert 'refused' in capsys.readouterr().out
     assert json.loads((tmp_path / 'b' / 'results.json').read_text()) == figures
 
@@ -87,6 +89,7 @@ def test_an_interrupted_evaluation_keeps_what_it_has(checkpoint, tmp_path, monke
         (['--checkpoint', '/nowhere', '--episodes', '0'], 'episodes must be at least 1'),
         (['--checkpoint', '/nowhere', '--max-steps', '0'], 'max_steps must be at least 1'),
         (['--checkpoint', '/nowhere', '--report', '/dev/null/x'], 'cannot write to /dev/null/x'),
+        (['--checkpoint', '/nowhere', '--delay-steps', '2'], 'belongs to --in-process'),
     ],
 )
 def test_mistakes_are_one_clear_line(arguments, said, capsys):

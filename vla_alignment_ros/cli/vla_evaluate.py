@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import sys
-from typing import Annotated, TYPE_CHECKING
+from typing import Annotated, Literal, TYPE_CHECKING
 
 from rich.console import Console
 import tyro
@@ -47,6 +47,7 @@ With --calibrate the gate is calibrated anew on your own episodes. The weights s
 
 
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar='PATH')]
+Execution = Literal['newest', 'ensemble', 'realtime']
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar='INT')]
 
 
@@ -76,6 +77,11 @@ class Options:
     """Control steps after which an episode has failed."""
     in_process: bool = False
     """Leave ROS out: same bytes and decisions in one process. Faster, but no ROS is tested."""
+    execution: Execution = 'newest'
+    """Of action chunks that overlap: the newest alone, the mean of all (ensemble), or the newest
+    as a continuation of the plan under way (realtime); as the policy node's parameter."""
+    delay_steps: int = 0
+    """With --in-process: control steps that each decision takes, while the arm moves on."""
     logs: OptionalPath = None
     """Folder for the nodes' logs; without it they are shown only if a node fails."""
     alignment: bool = False
@@ -161,8 +167,11 @@ def make_runner(
             go=checkpoint.calibration.go if options.gate else 0.0,
             hold=checkpoint.calibration.hold if options.gate else 0.0,
             candidates=options.candidates,
+            execution=options.execution,
         )
-        return InProcessRunner(policy.embodiment, policy, config, limits, film)
+        return InProcessRunner(
+            policy.embodiment, policy, config, limits, film, options.delay_steps
+        )
     from vla_alignment_ros.evaluation.closed_loop import ClosedLoopConfig, ClosedLoopRunner
 
     config = ClosedLoopConfig(
@@ -170,6 +179,7 @@ def make_runner(
         embodiment=checkpoint.embodiment,
         device=options.device,
         candidates=options.candidates,
+        execution=options.execution,
         gate=options.gate,
         limits=limits,
         film=film,
@@ -203,6 +213,8 @@ def connect(domain_id: int, check: object, film_topic: str | None) -> object:
 
 def run(options: Options) -> int:
     console = Console()
+    if options.delay_steps and not options.in_process:
+        raise ConfigError('--delay-steps belongs to --in-process: over ROS, time waits')
     if not options.calibrate and (options.out is not None or options.in_place):
         raise ConfigError('--out and --in-place belong to --calibrate')
     if options.calibrate:

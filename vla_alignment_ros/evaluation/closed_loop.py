@@ -74,6 +74,7 @@ class ClosedLoopConfig:
     embodiment: Embodiment
     device: str = 'auto'
     candidates: int | None = None
+    execution: str = 'newest'
     gate: bool = True  # False: a low alignment score does not hold the arm
     limits: EpisodeLimits = EpisodeLimits()
     film: bool = True
@@ -178,6 +179,7 @@ class ClosedLoopRunner:
                 'device': config.device,
                 'threads': 1,  # another number rounds differently
                 'candidates': config.candidates,
+                'execution': config.execution,
                 'gate.enabled': config.gate,
                 'act_on_arrival': True,
                 # time stands still while a busy machine thinks: that is no lost sensor

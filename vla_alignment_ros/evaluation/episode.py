@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.evaluation.results import ABSENT, EpisodeResult, is_refusal
+from vla_alignment_ros.evaluation.smoothness import Smoothness
 from vla_alignment_ros.evaluation.stats import median
 
 HOLD = 'hold'
@@ -71,19 +72,26 @@ class EpisodeTracker:
         self.end: str | None = None
         self._decided: list[Decided] = []
         self._last = Stepped(0, False, False, (), 0.0)
+        self._steps = 0
         self._held = 0  # consecutive steps
 
     @property
     def steps(self) -> int:
-        return len(self._decided)
+        return self._steps
 
-    def tick(self, decided: Decided, stepped: Stepped) -> str | None:
-        """Take one step into account; return why the episode is over, or None while it runs."""
+    def tick(self, decided: Decided | None, stepped: Stepped) -> str | None:
+        """Take one step into account; return why the episode is over, or None while it runs.
+
+        decided: None where no decision ended in this step, so that the one before still holds.
+        """
         if self.end is not None:
             return self.end
-        self._decided.append(decided)
+        self._steps += 1
+        if decided is not None:
+            self._decided.append(decided)
         self._last = stepped
-        self._held = self._held + 1 if decided.gate == HOLD else 0
+        held = bool(self._decided) and self._decided[-1].gate == HOLD
+        self._held = self._held + 1 if held else 0
         if stepped.success and self.scene.split != ABSENT:
             self.end = 'success'
         elif self._held >= self.limits.hold_steps:
@@ -92,7 +100,7 @@ class EpisodeTracker:
             self.end = 'limit'
         return self.end
 
-    def result(self, wall_s: float) -> EpisodeResult:
+    def result(self, wall_s: float, motion: Smoothness | None = None) -> EpisodeResult:
         """Sum the episode up. RuntimeError while it still runs."""
         if self.end is None:
             raise RuntimeError('the episode has not ended yet')
@@ -119,4 +127,5 @@ class EpisodeTracker:
             scores=tuple(d.vl_score for d in self._decided),
             gates=tuple(d.gate for d in self._decided),
             latency_s=median([d.latency_s for d in self._decided]),
+            motion=motion,
         )

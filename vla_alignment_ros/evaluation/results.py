@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from vla_alignment_ros.errors import ConfigError
+from vla_alignment_ros.evaluation.smoothness import Smoothness
 from vla_alignment_ros.evaluation.stats import median, rate, wilson_interval
 
 # Evaluated splits in the order tables show them, with what counts as success in each.
@@ -53,6 +54,7 @@ class EpisodeResult:
     scores: tuple[float, ...]
     gates: tuple[str, ...]
     latency_s: float  # median time of one decision
+    motion: Smoothness | None = None  # where the commands are known
 
     @property
     def outcome(self) -> str:
@@ -132,7 +134,15 @@ class SplitResult:
             'ci95': [round(bound, 6) for bound in self.ci95],
             'wrong_object_rate': round(self.wrong_object_rate, 6),
             'refused_rate': round(self.refused_rate, 6),
+            **self._motion(),
         }
+
+    def _motion(self) -> dict[str, float]:
+        """Means over the episodes, where all of them know their commands."""
+        known = [asdict(e.motion) for e in self.episodes if e.motion is not None]
+        if not known or len(known) < len(self.episodes):
+            return {}
+        return {n: round(sum(m[n] for m in known) / len(known), 6) for n in known[0]}
 
 
 @dataclass(frozen=True)

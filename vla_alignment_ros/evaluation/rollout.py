@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from vla_alignment_ros.control.decisions import PipelineConfig, PolicyLike
+from vla_alignment_ros.control.decisions import PipelineConfig, PolicyLike, Verdict
 from vla_alignment_ros.control.pipeline import DecisionPipeline
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.evaluation.episode import (
@@ -26,8 +26,10 @@ from vla_alignment_ros.evaluation.episode import (
     Stepped,
 )
 from vla_alignment_ros.evaluation.films import Film
+from vla_alignment_ros.evaluation.late import LateDecisions, SlowPolicy
 from vla_alignment_ros.evaluation.results import EpisodeResult
-from vla_alignment_ros.observation import ObservationAssembler
+from vla_alignment_ros.evaluation.smoothness import smoothness
+from vla_alignment_ros.observation import Observation, ObservationAssembler
 from vla_alignment_ros.sim.stream import (
     apply_action,
     instruction_message,
@@ -47,11 +49,14 @@ class InProcessRunner:
         config: PipelineConfig,
         limits: EpisodeLimits | None = None,
         film: bool = True,
+        delay_steps: int = 0,
     ) -> None:
         self.embodiment = embodiment
         self.limits = limits or EpisodeLimits()
         self.film = film
-        self.pipeline = DecisionPipeline(embodiment, policy, config)
+        slow = SlowPolicy(policy) if delay_steps else None
+        self.pipeline = DecisionPipeline(embodiment, slow or policy, config)
+        self._decisions = LateDecisions(self.pipeline, slow, delay_steps)
         self._assembler = ObservationAssembler(embodiment)
         self.world = TabletopWorld(
             SceneConfig(rate_hz=embodiment.rate_hz, max_steps=self.limits.max_steps)
@@ -65,6 +70,7 @@ class InProcessRunner:
 
     def close(self) -> None:
         """Free the renderer."""
+        self._decisions.close()
         self.world.close()
 
     def run(self, index: int, split: str, seed: int) -> tuple[EpisodeResult, Film]:
@@ -77,33 +83,47 @@ class InProcessRunner:
         world, codec = self.world, self.pipeline.codec
         world.reset(spec)
         start = {name: item.position.copy() for name, item in world.objects.items()}
+        self._decisions.abandon()
         self.pipeline.reset()
         told = instruction_message(world, self.embodiment)
+        actions = []
+
+        def observe() -> Observation:
+            raw = told | observation_messages(world, self.embodiment)
+            return self._assembler.assemble(world.time_ns, raw)
+
         while tracker.end is None:
             ts_ns = world.time_ns
-            raw = told | observation_messages(world, self.embodiment)
-            observation = self._assembler.assemble(ts_ns, raw)
             if self.film and film.wants(tracker.steps):
-                film.add(tracker.steps, observation.images[self.embodiment.cameras[0].name])
-            verdict = self.pipeline.decide(observation)
+                film.add(tracker.steps, self._picture())
+            verdict = self._decisions.step(observe)
             action = codec.decode(self.pipeline.command(ts_ns).messages)
+            actions.append(action)
             status = apply_action(world, self.embodiment, action)
             displaced_m = max(
                 float(np.linalg.norm(item.position - start[name]))
                 for name, item in world.objects.items()
             )
             tracker.tick(
-                Decided(
-                    ts_ns, verdict.instruction, verdict.vl_score, verdict.gate, verdict.latency_s
-                ),
+                verdict and _decided(verdict),
                 Stepped(
                     status.steps, status.success, status.wrong_object, status.touched, displaced_m
                 ),
             )
         if self.film:
-            camera = self.embodiment.cameras[0]
-            film.add(tracker.steps, world.render(camera.name, camera.width, camera.height))
-        return tracker.result(time.perf_counter() - started), film
+            film.add(tracker.steps, self._picture())
+        motion = smoothness(actions, self.embodiment.rate_hz)
+        return tracker.result(time.perf_counter() - started, motion), film
+
+    def _picture(self) -> np.ndarray:
+        camera = self.embodiment.cameras[0]
+        return self.world.render(camera.name, camera.width, camera.height)
+
+
+def _decided(verdict: Verdict) -> Decided:
+    return Decided(
+        verdict.ts_ns, verdict.instruction, verdict.vl_score, verdict.gate, verdict.latency_s
+    )
 
 
 @dataclass(frozen=True)
@@ -130,6 +150,8 @@ class Arguments:
     """Whether a low alignment score may hold the robot."""
     execution: Literal['newest', 'ensemble', 'realtime'] = 'newest'
     """Which of the action chunks that overlap is executed; see the policy node's parameter."""
+    delay_steps: int = 0
+    """Control steps that each decision takes."""
     ensemble_decay: float = PipelineConfig.ensemble_decay
     """Weight of older chunks when averaging; the larger, the more the oldest one counts."""
     json: Path | None = None
@@ -163,7 +185,7 @@ def main(arguments: Arguments | None = None) -> int:
     shelf, results = FilmShelf(), []
     limits = EpisodeLimits(max_steps=args.max_steps)
     with InProcessRunner(
-        policy.embodiment, policy, config, limits, film=args.report is not None
+        policy.embodiment, policy, config, limits, args.report is not None, args.delay_steps
     ) as runner:
         for result, film in run_plan(runner, plan):
             shelf.add(result, film)

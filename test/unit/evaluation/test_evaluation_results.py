@@ -1,4 +1,5 @@
 """Episodes end and count by the documented rules, and the JSON has exactly its keys."""
+import dataclasses
 import json
 import math
 
@@ -13,6 +14,7 @@ from vla_alignment_ros.evaluation.episode import (
     Stepped,
 )
 from vla_alignment_ros.evaluation.results import gather, parse_splits
+from vla_alignment_ros.evaluation.smoothness import Smoothness
 
 LIMITS = EpisodeLimits(max_steps=20, hold_steps=5)
 
@@ -90,6 +92,16 @@ def test_results_file_has_exactly_its_keys(tmp_path):
     assert (read['checkpoint'], read['seed']) == ('checkpoints/tabletop', 4)
 
 
+def test_smoothness_is_in_the_results_where_every_episode_knows_its_commands():
+    known = [
+        dataclasses.replace(run(), motion=Smoothness(peak_acceleration=a, mean_jerk=10 * a))
+        for a in (1.0, 3.0)
+    ]
+    figures = gather('c', 0, known).splits['seen'].to_dict()
+    assert (figures['peak_acceleration'], figures['mean_jerk']) == (2.0, 20.0)
+    assert 'mean_jerk' not in gather('c', 0, [*known, run()]).splits['seen'].to_dict()
+
+
 def test_episodes_file_keeps_every_decision(tmp_path):
     gather('c', 0, [run(success_at=5)]).write_episodes(tmp_path / 'e.json')
     (episode,) = json.loads((tmp_path / 'e.json').read_text())
@@ -118,6 +130,17 @@ def test_unknown_splits_are_refused_with_the_known_ones(text):
 def test_limits_below_one_are_refused():
     with pytest.raises(ConfigError, match='hold_steps'):
         EpisodeLimits(hold_steps=0)
+
+
+def test_between_two_decisions_the_last_one_goes_on():
+    tracker = EpisodeTracker(Scene(0, 0, 'seen', '', '', ''), LIMITS, 10.0)
+    standing = Stepped(1, False, False, (), 0.0)
+    assert tracker.tick(None, standing) is None  # nothing was decided yet: that is no hold
+    tracker.tick(Decided(0, '', 0.5, 'hold', 0.01), standing)
+    ends = [tracker.tick(None, standing) for _ in range(4)]
+    assert ends == [None, None, None, 'hold']
+    result = tracker.result(1.0)
+    assert (result.steps, result.gates) == (6, ('hold',))
 
 
 def test_an_unfinished_episode_has_no_result():
