@@ -1,4 +1,6 @@
-"""A model of the smallest size with random weights, and a batch that it can train on."""
+"""Models of the smallest size with random weights, and a batch that one can train on."""
+
+from pathlib import Path
 
 import numpy as np
 from recordings import make_embodiment
@@ -6,15 +8,20 @@ import torch
 import torch.nn.functional as F
 
 from vla_alignment_ros.calibration import Pinhole
-from vla_alignment_ros.embodiment import Camera
+from vla_alignment_ros.embodiment import Camera, Embodiment
 from vla_alignment_ros.encoders.language import build_tokenizer, tokenize
-from vla_alignment_ros.observation import Observation
-from vla_alignment_ros.policy.checkpoint import Calibration, Checkpoint
+from vla_alignment_ros.observation import EE_POSITION, Observation, state_names
+from vla_alignment_ros.policy.checkpoint import Calibration, Checkpoint, save_checkpoint
 from vla_alignment_ros.policy.model import ModelConfig, VlaModel
 from vla_alignment_ros.policy.normalizer import DataStatistics
 
 NAMES = ['red cube', 'blue ball']
 SENTENCES = ['pick up the red cube', 'pick up the blue ball', 'push the red cube left']
+TABLETOP_SENTENCES = [
+    'pick up the red cube',
+    'push the blue ball to the left',
+    'put the green brick in the white tray',
+]
 STATE_DIM = 6
 WEIGHTS = {'keyframe': 1.0, 'alignment': 1.0}
 # looks straight down from 2 m: base x to the right, base y upwards; one metre fills the image
@@ -40,25 +47,58 @@ def embodiment():
     )
 
 
-def make_checkpoint(seed=0, **changes):
+def random_checkpoint(
+    robot: Embodiment,
+    about: DataStatistics,
+    sentences: list[str],
+    calibration: Calibration,
+    seed: int = 0,
+    **changes,
+) -> Checkpoint:
+    """Random weights of the smallest size for a robot, whose words are those of the sentences."""
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer(SENTENCES)
-    config = ModelConfig(
-        cameras={'front': (24, 32), 'wrist': (16, 16)},
-        state_dim=STATE_DIM,
-        position_index=(3, 4, 5),
-        vocabulary_size=tokenizer.get_vocab_size(),
-        horizon=4,
-        width=32,
-        heads=2,
-        decoder_layers=1,
-        language_layers=1,
-        pointers=2,
-        **changes,
-    )
-    model = VlaModel(config, statistics()).eval()
+    tokenizer = build_tokenizer(sentences)
+    config = {
+        'cameras': {c.name: (c.height, c.width) for c in robot.cameras},
+        'state_dim': len(about.state_mean),
+        'vocabulary_size': tokenizer.get_vocab_size(),
+        'horizon': 4,
+        'width': 32,
+        'heads': 2,
+        'decoder_layers': 1,
+        'language_layers': 1,
+        'pointers': 2,
+    }
+    model = VlaModel(ModelConfig(**config | changes), about).eval()
+    return Checkpoint(model, tokenizer, robot, about, calibration)
+
+
+def make_checkpoint(seed=0, **changes):
+    changes.setdefault('position_index', (3, 4, 5))
     calibration = Calibration(10.0, -1.0, 0.6, 0.4)
-    return Checkpoint(model, tokenizer, embodiment(), statistics(), calibration)
+    return random_checkpoint(embodiment(), statistics(), SENTENCES, calibration, seed, **changes)
+
+
+def save_random_checkpoint(folder: Path, willing: bool) -> Path:
+    """For the tabletop: it moves, but knows nothing. willing: whether its score lets it move."""
+    robot = Embodiment.load('tabletop')
+    names = state_names(robot)
+    about = DataStatistics(
+        state_mean=[0.0] * len(names),
+        state_std=[1.0] * len(names),
+        action_low=[-0.02] * 6 + [0.0],
+        action_high=[0.02] * 6 + [1.0],
+        passthrough=[False] * 6 + [True],
+        keyframe_mean=[0.5, 0.0, 0.1],
+        keyframe_std=[0.1, 0.1, 0.05],
+    )
+    # probability = sigmoid(slope * cosine + offset)
+    calibration = Calibration(slope=1.0, offset=3.0 if willing else -6.0, go=0.6, hold=0.3)
+    place = tuple(names.index(name) for name in EE_POSITION)
+    checkpoint = random_checkpoint(
+        robot, about, TABLETOP_SENTENCES, calibration, position_index=place
+    )
+    return save_checkpoint(checkpoint, folder)
 
 
 def calibrated(**changes):

@@ -6,8 +6,8 @@ from dataclasses import asdict
 import os
 import signal
 
-from demo_checkpoint import save_random_checkpoint
 import pytest
+from small_model import save_random_checkpoint
 import torch
 
 pytest.importorskip('rclpy')

@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 
-from demo_checkpoint import save_random_checkpoint
 import pytest
+from small_model import save_random_checkpoint
 
 pytest.importorskip('rclpy')
 

@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 
-from demo_checkpoint import save_random_checkpoint
 import numpy as np
 import pytest
+from small_model import save_random_checkpoint
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.nodes.client import Client

@@ -8,7 +8,6 @@ import threading
 from typing import Any
 
 from decision_bench import Bench, Steady
-from demo_checkpoint import save_random_checkpoint
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 import pytest
@@ -16,6 +15,7 @@ import rclpy
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
+from small_model import save_random_checkpoint
 from std_srvs.srv import SetBool, Trigger
 
 from vla_alignment_ros.nodes import decision_loop, outlet

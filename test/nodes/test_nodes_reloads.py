@@ -12,7 +12,6 @@ import shutil
 import struct
 import threading
 
-from demo_checkpoint import save_random_checkpoint
 import numpy as np
 from pickle_bomb import Bomb
 import pytest
@@ -20,6 +19,7 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue, SetPara
 from rcl_interfaces.srv import SetParameters
 import rclpy.parameter
 from safetensors.numpy import load_file, save_file
+from small_model import save_random_checkpoint
 from tabletop_robot import NODE, PATIENCE_S, Robot, start, STEP, T0
 
 from vla_alignment_ros.nodes import models

@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 
-from demo_checkpoint import save_random_checkpoint
 import pytest
+from small_model import save_random_checkpoint
 
 from bench import __main__ as command
 from bench import registry, results

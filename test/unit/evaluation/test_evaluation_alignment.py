@@ -6,9 +6,9 @@ import json
 from types import SimpleNamespace
 
 import cv2
-from demo_checkpoint import save_random_checkpoint
 import numpy as np
 import pytest
+from small_model import save_random_checkpoint
 import torch
 
 from vla_alignment_ros.cli import vla_evaluate

@@ -10,10 +10,10 @@ import struct
 import subprocess
 import sys
 
-from demo_checkpoint import save_random_checkpoint
 from pickle_bomb import Bomb
 import pytest
 from safetensors.torch import load_file, save_file
+from small_model import save_random_checkpoint
 import torch
 
 from vla_alignment_ros.errors import CheckpointError, ConfigError, EmbodimentError

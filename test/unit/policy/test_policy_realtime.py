@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from demo_checkpoint import save_random_checkpoint
 import numpy as np
 import pytest
+from small_model import save_random_checkpoint
 import torch
 
 from vla_alignment_ros.control.continuation import Continuation
