@@ -29,7 +29,7 @@ from vla_alignment_ros.evaluation.retrieval import top
 MAP_PAIRS = 150  # of the map of embeddings: more cannot be told apart
 MATRIX_SCENES = 12
 SHEET_QUERIES, SHEET_ITEMS = 5, 4
-OVERLAYS, OVERLAY_WORDS = 3, 7  # pictures of a split, and words of their sentences at most
+OVERLAYS, OVERLAY_WORDS = 3, 6  # pictures of a split, and words of each at most
 
 
 @dataclass(frozen=True)
@@ -165,34 +165,40 @@ def event_folder(checkpoint: Path, wanted: Path | None) -> Path | None:
     return None
 
 
-def _attention(found: AlignmentEvaluation, probe: AlignmentProbe, split: str) -> Picture:
+def overlays(
+    found: AlignmentEvaluation, probe: AlignmentProbe, split: str
+) -> list[plots.Overlay]:
+    """Where sentences of a split look, as one, and word by word where a word names something."""
     viewed = found.viewed[split]
     camera = viewed.vision.layout[0].name
-    lengths = [len(text.split()) for text in viewed.sentences]
-    fit = [row for row, length in enumerate(lengths) if length <= OVERLAY_WORDS]
-    rows = (fit or list(np.argsort(lengths, kind='stable')))[:OVERLAYS]
-    overlays = []
-    for row in rows:
-        scene, text = viewed.scenes[row], viewed.sentences[row]
+    shown = []
+    for row, (scene, text) in enumerate(zip(viewed.scenes[:OVERLAYS], viewed.sentences)):
         whole, maps = probe.maps(viewed.vision, viewed.language, row, camera)
-        meant = {q.word: q.mask for q in grounding.queries(scene, text, camera)}
-        words = text.split()[: len(maps)]
-        masks = [meant.get(None), *(meant.get(place) for place in range(len(words)))]
-        overlays.append(
+        asked = grounding.queries(scene, text, camera)
+        # where "the" looks says nothing: it names nothing
+        words = [q for q in asked if q.word is not None and q.word < len(maps)][:OVERLAY_WORDS]
+        referent = next((q.mask for q in asked if q.word is None), None)
+        shown.append(
             plots.Overlay(
                 scene.observation.images[camera],
                 text,
-                ['all words', *words],
-                [whole, *maps[: len(words)]],
-                masks,
+                ['all words', *(q.text for q in words)],
+                [whole, *(maps[q.word] for q in words)],
+                [referent, *(q.mask for q in words)],
             )
         )
+    return shown
+
+
+def _attention(found: AlignmentEvaluation, probe: AlignmentProbe, split: str) -> Picture:
+    camera = found.viewed[split].vision.layout[0].name
     return Picture(
         f'attention_{split}',
-        f'Where each word looks: {SPLIT_MEANING[split]}',
-        f'The first short sentences of the split, as the {camera} camera saw them, on a scale of '
-        'its own for each picture. Outlined: all that the word means.',
-        plots.attention_sheet(overlays),
+        f'Where the words look: {SPLIT_MEANING[split]}',
+        f'The first sentences of the split as the {camera} camera saw them: all words together, '
+        'and each word that names something, on a scale of its own for each picture. Outlined: '
+        'all that the word means.',
+        plots.attention_sheet(overlays(found, probe, split)),
     )
 
 

@@ -18,6 +18,7 @@ from vla_alignment_ros.encoders.vision import CameraTokens, VisionFeatures
 from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.evaluation import grounding
 from vla_alignment_ros.evaluation.alignment import evaluate_alignment
+from vla_alignment_ros.evaluation.probe import AlignmentProbe
 from vla_alignment_ros.evaluation.scenes import generate_scenes
 from vla_alignment_ros.observation import ActionChunk
 from vla_alignment_ros.policy.checkpoint import Calibration
@@ -203,6 +204,20 @@ def test_another_thing_is_on_the_table_or_missing_from_it(scenes):
             text = scene.saying(missing)
             assert ' '.join(missing) in text and ' '.join(scene.target) not in text
             assert scene.told(text).images is scene.observation.images
+
+
+def test_pictures_show_the_words_that_name_things_and_no_others(found):
+    pytest.importorskip('matplotlib')
+    from vla_alignment_ros.evaluation import alignment_report
+
+    splits = load_splits()
+    naming = {*splits.colors, *splits.shapes, *splits.trays, 'tray'}
+    shown = alignment_report.overlays(found, AlignmentProbe(ColourPolicy()), 'seen')
+    assert len(shown) == alignment_report.OVERLAYS
+    for one in shown:
+        assert one.words == ['all words', *(w for w in one.title.split() if w in naming)]
+        assert len(one.words) == len(one.maps) == len(one.masks) > 2
+        assert all(mask is not None for mask in one.masks)
 
 
 def test_unknown_splits_and_empty_counts_are_refused():
