@@ -82,6 +82,7 @@ setup(
     zip_safe=False,
     install_requires=[
         'setuptools',
+        'daqp>=0.8.2',  # quadratic programmes of servo_node
         'jinja2>=3.1',
         'mujoco>=3.3',  # kinematics of the URDF, on the robot too
         'numpy>=1.24,<2.3',

@@ -11,7 +11,7 @@ One room, one job; a room imports only rooms above it in this list:
     wire          CDR bytes ↔ numpy: the one path for live messages, bags and commands
     kinematics    where the hand is, from the URDF
     observation   raw messages → Observation, the same live and in training
-    control       command codecs, observation buffer, action guard, gate, executor (numpy only)
+    control       command codecs, observation buffer, action guard, gate, executor, servo
     data          episodes as rosbags → training samples
     encoders      vision, language, state and action towers
     alignment     strategies that align them, and their losses

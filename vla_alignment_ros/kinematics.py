@@ -1,7 +1,8 @@
-"""Forward kinematics of the arm, from its URDF, compiled by MuJoCo (no rendering, no GL).
+"""Kinematics of the arm, from its URDF, compiled by MuJoCo (no rendering, no GL).
 
 Proprioception is joint angles; where the hand is in the base frame follows from them, and giving
-that to the policy saves it from learning trigonometry.
+that to the policy saves it from learning trigonometry. How the hand moves when the joints do, and
+how far and fast they may, is what servoing needs.
 """
 
 from __future__ import annotations
@@ -69,12 +70,14 @@ class ForwardKinematics:
                 raise EmbodimentError(f'cannot load URDF {urdf}: it describes no robot')
             joints = tree.findall('joint')
             self._limits = {joint.get('name'): _limits(joint) for joint in joints}
+            self._above = {_link(joint, 'child'): joint for joint in joints}
             self._model = _skeleton(tree).compile()
         except (ValueError, RecursionError, ElementTree.ParseError) as error:
             raise EmbodimentError(f'cannot load URDF {urdf}: {error}') from error
         self._data = mujoco.MjData(self._model)
         self.joint_names = tuple(joint_names)
         self._qpos = np.array([self._joint(name) for name in joint_names])
+        self.ends = base_link, ee_link
         self._base = self._body(base_link)
         self._ee = self._body(ee_link)
 
@@ -98,14 +101,55 @@ class ForwardKinematics:
         """(J,) rad → position (3,) m and rotation (3, 3), both float64, in `base_link`."""
         self._data.qpos[self._qpos] = positions
         mujoco.mj_kinematics(self._model, self._data)
+        return self._pose()
+
+    def pose_and_jacobian(
+        self, positions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(J,) → position (3,), rotation (3, 3) and Jacobian (6, J), all in `base_link`.
+
+        The Jacobian turns joint velocities into the velocity (m/s) of the origin of `ee_link` and
+        its angular velocity (rad/s), both along the axes of `base_link`.
+        """
+        self._data.qpos[self._qpos] = positions
+        mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mj_comPos(self._model, self._data)
+        whole = np.empty((6, self._model.nv))
+        mujoco.mj_jacBody(self._model, self._data, whole[:3], whole[3:], self._ee)
+        # hinges and slides alone: a joint has one position and one velocity, at the same index
         base = self._data.xmat[self._base].reshape(3, 3)
-        offset = self._data.xpos[self._ee] - self._data.xpos[self._base]
-        return base.T @ offset, base.T @ self._data.xmat[self._ee].reshape(3, 3)
+        jacobian = (base.T @ whole[:, self._qpos].reshape(2, 3, -1)).reshape(6, -1)
+        return *self._pose(), jacobian
+
+    def chain(self) -> tuple[str, ...]:
+        """Names of the joints that move `ee_link` against `base_link`, from the base on.
+
+        Raises:
+            EmbodimentError: base_link does not carry ee_link.
+        """
+        base, link = self.ends
+        names: list[str] = []
+        while link != base:
+            joint = self._above.get(link)
+            if joint is None or len(names) > len(self._above):
+                raise EmbodimentError(
+                    f'in the URDF {base} does not carry {self.ends[1]}: base_link must be the '
+                    'link that the arm is mounted on'
+                )
+            if joint.get('type') != 'fixed':
+                names.append(str(joint.get('name')))
+            link = _link(joint, 'parent')
+        return tuple(reversed(names))
 
     def limits(self) -> JointLimits:
         """The limits that the URDF gives the named joints."""
         low, high, velocity = zip(*(self._limits[name] for name in self.joint_names))
         return JointLimits(np.array(low), np.array(high), np.array(velocity))
+
+    def _pose(self) -> tuple[np.ndarray, np.ndarray]:
+        base = self._data.xmat[self._base].reshape(3, 3)
+        offset = self._data.xpos[self._ee] - self._data.xpos[self._base]
+        return base.T @ offset, base.T @ self._data.xmat[self._ee].reshape(3, 3)
 
 
 def _limits(joint: ElementTree.Element) -> tuple[float, float, float]:
@@ -116,3 +160,27 @@ def _limits(joint: ElementTree.Element) -> tuple[float, float, float]:
     if joint.get('type') not in ('revolute', 'prismatic'):  # a continuous joint has no ends
         return -math.inf, math.inf, velocity
     return float(values.get('lower', 0.0)), float(values.get('upper', 0.0)), velocity
+
+
+def _link(joint: ElementTree.Element, role: str) -> str | None:
+    """Name of the link that is 'parent' or 'child' of a URDF's joint."""
+    found = joint.find(role)
+    return None if found is None else found.get('link')
+
+
+def rotation_exp(vector: np.ndarray) -> np.ndarray:
+    """Rotation vector (3,) rad → matrix (3, 3)."""
+    angle = float(np.linalg.norm(vector))
+    quat, matrix = np.empty(4), np.empty(9)
+    axis = vector / angle if angle > 1e-12 else np.array([1.0, 0.0, 0.0])
+    mujoco.mju_axisAngle2Quat(quat, axis, angle)
+    mujoco.mju_quat2Mat(matrix, quat)
+    return matrix.reshape(3, 3)
+
+
+def rotation_log(matrix: np.ndarray) -> np.ndarray:
+    """Matrix (3, 3) → rotation vector (3,) rad."""
+    quat, vector = np.empty(4), np.empty(3)
+    mujoco.mju_mat2Quat(quat, np.ascontiguousarray(matrix).ravel())
+    mujoco.mju_quat2Vel(vector, quat, 1.0)
+    return vector

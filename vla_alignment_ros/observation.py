@@ -107,15 +107,8 @@ class ObservationAssembler:
         """
         e = self.embodiment
         sample = wire.decode_joint_state(raw)
-        index = {name: i for i, name in enumerate(sample.names)}
-        missing = [n for n in (*e.joint_names, e.gripper.joint) if n not in index]
-        if missing or not len(sample.position):
-            raise WireError(
-                f'joint state lacks a position for {", ".join(missing) or "every joint"}; '
-                f'it names {", ".join(sample.names) or "none"}'
-            )
-        joints = sample.position[[index[name] for name in e.joint_names]]
-        opening = e.gripper.opening(float(sample.position[index[e.gripper.joint]]))
+        values = sample.take((*e.joint_names, e.gripper.joint))
+        joints, opening = values[:-1], e.gripper.opening(float(values[-1]))
         parts = [joints, [opening]]
         if self._kinematics is not None:
             position, rotation = self._kinematics(joints)

@@ -11,6 +11,7 @@ reads past the end. Images leave here as (H, W, 3) uint8 RGB.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 import struct
 from typing import Any
@@ -54,6 +55,21 @@ class JointSample:
     position: np.ndarray  # (J,) float64, rad or m
     velocity: np.ndarray  # (J,) or (0,)
     effort: np.ndarray  # (J,) or (0,)
+
+    def take(self, names: Sequence[str]) -> np.ndarray:
+        """Positions (N,) of these joints, whatever the order of the message.
+
+        Raises:
+            WireError: it has no position for one of them.
+        """
+        index = {name: i for i, name in enumerate(self.names)}
+        missing = [name for name in names if name not in index]
+        if missing or not len(self.position):
+            raise WireError(
+                f'joint state lacks a position for {", ".join(missing) or "every joint"}; '
+                f'it names {", ".join(self.names) or "none"}'
+            )
+        return self.position[[index[name] for name in names]]
 
 
 @dataclass(frozen=True)

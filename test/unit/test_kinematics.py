@@ -8,7 +8,7 @@ import pytest
 
 from vla_alignment_ros.embodiment import Embodiment, resolve_resource
 from vla_alignment_ros.errors import EmbodimentError
-from vla_alignment_ros.kinematics import ForwardKinematics
+from vla_alignment_ros.kinematics import ForwardKinematics, rotation_log
 
 RNG = np.random.default_rng(11)
 
@@ -194,3 +194,44 @@ def test_a_urdf_that_grows_without_end_is_refused(tmp_path, text):
     urdf.write_text(text)
     with pytest.raises(EmbodimentError, match='cannot load'):
         ForwardKinematics(urdf, (), 'a', 'a')
+
+
+def test_the_jacobian_says_how_the_hand_moves(arm, bent):
+    for kinematics in (arm, ForwardKinematics(bent, ('hinge',), 'base', 'hand')):
+        count = len(kinematics.joint_names)
+        for q in RNG.uniform(-2.0, 2.0, (5, count)):
+            position, orientation, jacobian = kinematics.pose_and_jacobian(q)
+            assert jacobian.shape == (6, count)
+            for index, column in enumerate(jacobian.T):
+                q2 = q.copy()
+                q2[index] += 1e-6
+                p2, r2 = kinematics(q2)
+                np.testing.assert_allclose((p2 - position) / 1e-6, column[:3], atol=1e-5)
+                turn = rotation_log(r2 @ orientation.T) / 1e-6
+                np.testing.assert_allclose(turn, column[3:], atol=1e-4)
+
+
+def test_limits_are_those_of_the_urdf_in_the_order_of_the_joints(embodiment, tmp_path):
+    urdf = resolve_resource(embodiment.urdf)
+    names = ('joint4', 'joint1')
+    limits = ForwardKinematics(urdf, names, 'base_link', 'tool0').limits()
+    np.testing.assert_array_equal(limits.low, [-3.0, -2.9])
+    np.testing.assert_array_equal(limits.high, [-0.07, 2.9])
+    np.testing.assert_array_equal(limits.velocity, [2.2, 2.2])
+    for old, new in (('type="revolute"', 'type="continuous"'), ('velocity="1"', 'velocity="0"')):
+        (tmp_path / 'endless.urdf').write_text(BENT.replace(old, new))
+        kinematics = ForwardKinematics(tmp_path / 'endless.urdf', ('hinge',), 'base', 'hand')
+        found = kinematics.limits()
+        endless = 'continuous' in new
+        assert (found.low[0], found.high[0]) == ((-np.inf, np.inf) if endless else (-3.0, 3.0))
+        assert found.velocity[0] == (1.0 if endless else np.inf)
+
+
+def test_the_chain_is_what_moves_the_hand_against_the_base(embodiment, arm, bent):
+    assert arm.chain() == embodiment.joint_names
+    assert ForwardKinematics(bent, ('hinge',), 'base', 'hand').chain() == ('hinge',)
+    urdf = resolve_resource(embodiment.urdf)
+    part = ForwardKinematics(urdf, embodiment.joint_names, 'link3', 'tool0')
+    assert part.chain() == embodiment.joint_names[3:]
+    with pytest.raises(EmbodimentError, match='tool0 does not carry base_link'):
+        ForwardKinematics(urdf, embodiment.joint_names, 'tool0', 'base_link').chain()

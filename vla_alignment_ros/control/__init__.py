@@ -1,4 +1,5 @@
-"""Between the policy's numbers and the robot: buffer, guard, gate, executor and codecs.
+"""Between the policy's numbers and the robot: buffer, guard, gate, executor, codecs and servo.
 
-Plain numpy: no torch, no rclpy. Everything here is given its time, never asks a clock.
+Plain numpy, and daqp, which solves for the servo: no torch, no rclpy. Everything here is given its
+time, never asks a clock.
 """

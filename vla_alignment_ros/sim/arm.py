@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import mink
-import mujoco
 import numpy as np
 
 from vla_alignment_ros.errors import SimulationError
+from vla_alignment_ros.kinematics import rotation_exp, rotation_log
 from vla_alignment_ros.sim.scene import ARM_JOINTS, arm_model, EE_LINK
 
 # where the nullspace posture pulls to: elbow up, wrist down
@@ -131,21 +131,3 @@ def tool_down(yaw_rad: float) -> np.ndarray:
 def tool_yaw(rotation: np.ndarray) -> float:
     """Yaw (rad) of a tool rotation (3, 3): the angle of its x axis about base_link's z."""
     return float(np.arctan2(rotation[1, 0], rotation[0, 0]))
-
-
-def rotation_exp(vector: np.ndarray) -> np.ndarray:
-    """Rotation vector (3,) rad → matrix (3, 3)."""
-    angle = float(np.linalg.norm(vector))
-    quat, matrix = np.empty(4), np.empty(9)
-    axis = vector / angle if angle > 1e-12 else np.array([1.0, 0.0, 0.0])
-    mujoco.mju_axisAngle2Quat(quat, axis, angle)
-    mujoco.mju_quat2Mat(matrix, quat)
-    return matrix.reshape(3, 3)
-
-
-def rotation_log(matrix: np.ndarray) -> np.ndarray:
-    """Matrix (3, 3) → rotation vector (3,) rad."""
-    quat, vector = np.empty(4), np.empty(3)
-    mujoco.mju_mat2Quat(quat, np.ascontiguousarray(matrix).ravel())
-    mujoco.mju_quat2Vel(vector, quat, 1.0)
-    return vector

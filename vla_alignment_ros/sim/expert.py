@@ -14,7 +14,8 @@ import math
 
 import numpy as np
 
-from vla_alignment_ros.sim.arm import rotation_log, tool_down
+from vla_alignment_ros.kinematics import rotation_log
+from vla_alignment_ros.sim.arm import tool_down
 from vla_alignment_ros.sim.judge import in_tray, ObjectState
 from vla_alignment_ros.sim.scene import FINGER_OPEN_M, SHAPES, tray_center
 from vla_alignment_ros.sim.spec import EpisodeSpec
