@@ -1,15 +1,20 @@
-"""The parameters of every node: one frozen dataclass each, the only place that says them."""
+"""The parameters of the nodes: one frozen dataclass each, the only place that says them.
+
+Those of servo_node are in `servo_parameters`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from vla_alignment_ros.control.executor import EXECUTIONS
+from vla_alignment_ros.control.joint_commands import INTERFACES
 from vla_alignment_ros.nodes.parameters import parameter
 
 SPLITS = ('train', 'val', 'seen', 'unseen_objects', 'unseen_phrases', 'swapped', 'absent')
 ACT, SHADOW, INLINE = MODES = ('act', 'shadow', 'inline')
 STORAGES = ('mcap', 'sqlite3')
+TWIST = 'twist'
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,19 @@ class SimulatorParameters:
         'Free-running: the arm stops when no command came for so long (simulated time).',
         unit='s', low=0.0, high=60.0,
     )
+    command_interface: str = parameter(
+        TWIST,
+        "What moves the arm: the embodiment's twists, or joint commands as ros2_control takes "
+        'them (not in lock-step).',
+        choices=(TWIST, *INTERFACES),
+    )
+    joint_rate_hz: float = parameter(
+        100.0, 'Rate of the joint controllers, joint states and /clock, with joint commands.',
+        unit='Hz', low=1.0, high=500.0,
+    )
     disturbances: bool = parameter(
-        True, 'Whether the disturbances that training episodes ask for are executed.'
+        True,
+        'Whether the disturbances that training episodes ask for are executed; by twists alone.',
     )
     overview_width: int = parameter(
         320, 'Width of ~/overview/image_raw, drawn while subscribed.', unit='pixel',

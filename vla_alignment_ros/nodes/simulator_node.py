@@ -2,12 +2,14 @@
 
 Free-running it steps at the control rate. In lock-step it publishes one observation and waits for
 the command that carries its stamp, steps once, publishes the next: nothing depends on timing, so
-the same seed and policy always give the same episode.
+the same seed and policy always give the same episode. With `command_interface` it takes joint
+commands instead of twists, as ros2_control's controllers do: see `control.joint_commands`.
 
-Subscribes: the embodiment's command topics. Publishes: its cameras with camera_info, joint states,
-`/clock`, the instruction (`publish_instruction`), `~/success`, `~/status`, `~/state` (the truth,
-JSON), `~/overview/image_raw` (while subscribed). Service: `~/reset` (Trigger) begins the episode
-that `split` and `seed` name; the answer's message is its description in JSON.
+Subscribes: the embodiment's command topics, or the joint controllers'. Publishes: its cameras with
+camera_info, joint states, `/clock`, the instruction (`publish_instruction`), `~/success`,
+`~/status`, `~/state` (the truth, JSON), `~/overview/image_raw` (while subscribed). Service:
+`~/reset` (Trigger) begins the episode that `split` and `seed` name; the answer's message is its
+description in JSON.
 """
 
 from __future__ import annotations
@@ -27,13 +29,14 @@ from std_srvs.srv import Trigger
 
 from vla_alignment_ros.control.codecs import make_codec
 from vla_alignment_ros.embodiment import Embodiment
-from vla_alignment_ros.errors import ControlError, VlaError, WireError
+from vla_alignment_ros.errors import ConfigError, ControlError, VlaError, WireError
 from vla_alignment_ros.nodes.diagnostics import Causes, ERROR, OK, status_message
 from vla_alignment_ros.nodes.intake import CommandIntake, ReceivedCommand
+from vla_alignment_ros.nodes.joint_host import JointHost
 from vla_alignment_ros.nodes.parameters import Parameters
 from vla_alignment_ros.nodes.qos import advertise, latched, RawPublishers, reliable, subscribe_raw
 from vla_alignment_ros.nodes.runtime import off_executor, run, Worker
-from vla_alignment_ros.nodes.schemas import SimulatorParameters
+from vla_alignment_ros.nodes.schemas import SimulatorParameters, TWIST
 from vla_alignment_ros.nodes.world_host import OVERVIEW_TOPIC, WorldHost
 
 
@@ -45,6 +48,12 @@ class SimulatorNode(Node):
         self.settings = Parameters(self, SimulatorParameters)
         chosen = self.settings.current
         self.embodiment = Embodiment.load(chosen.embodiment)
+        joints = chosen.command_interface != TWIST
+        if joints and chosen.lockstep:
+            raise ConfigError(
+                'lockstep goes with command_interface twist: a joint command names no observation '
+                'that it answers'
+            )
         codec = make_codec(self.embodiment)
         self._causes = Causes()
         self._world_thread = Worker('world')
@@ -66,15 +75,18 @@ class SimulatorNode(Node):
         self._status = advertise(
             self, '~/status', 'diagnostic_msgs/msg/DiagnosticStatus', reliable(100)
         )
-        for topic, msgtype in codec.topics.items():
-            subscribe_raw(self, topic, msgtype, partial(self._on_command, topic), reliable())
+        heard, take = codec.topics, self._on_command
+        if joints:
+            heard, take = self._host.command_topics, self._on_joint_command
+        for topic, msgtype in heard.items():
+            subscribe_raw(self, topic, msgtype, partial(take, topic), reliable())
         self.create_service(Trigger, '~/reset', self._on_reset)
         # never the node's clock: with use_sim_time it would wait for itself
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         if chosen.lockstep:
             self._timer = self.create_timer(chosen.lockstep_retry_s, self._retry, clock=steady)
         else:
-            period_s = 1.0 / (self.embodiment.rate_hz * chosen.real_time_factor)
+            period_s = 1.0 / (self._host.rate_hz * chosen.real_time_factor)
             self._timer = self.create_timer(period_s, self._tick, clock=steady)
 
     def begin(self) -> None:
@@ -97,6 +109,9 @@ class SimulatorNode(Node):
             return
         if command is not None:
             self._in_world(self._take, command)
+
+    def _on_joint_command(self, topic: str, raw: bytes) -> None:
+        self._in_world(self._host.take, topic, raw)
 
     async def _on_reset(
         self, request: Trigger.Request, response: Trigger.Response
@@ -124,11 +139,15 @@ class SimulatorNode(Node):
 
     def _make_host(self) -> WorldHost:
         chosen = self.settings.current
-        return WorldHost(
-            self.embodiment,
-            disturbances=chosen.disturbances,
-            command_timeout_s=chosen.command_timeout_s,
-            overview_size=(chosen.overview_width, chosen.overview_height),
+        settings = {
+            'disturbances': chosen.disturbances,
+            'command_timeout_s': chosen.command_timeout_s,
+            'overview_size': (chosen.overview_width, chosen.overview_height),
+        }
+        if chosen.command_interface == TWIST:
+            return WorldHost(self.embodiment, **settings)
+        return JointHost(
+            self.embodiment, chosen.command_interface, chosen.joint_rate_hz, **settings
         )
 
     def _in_world(self, job: Callable[..., Any], *args: Any) -> Future:
@@ -166,7 +185,7 @@ class SimulatorNode(Node):
 
     def _publish(self) -> None:
         self._shown = self._host.observation()
-        if self._outputs.wanted(OVERVIEW_TOPIC):
+        if self._host.whole and self._outputs.wanted(OVERVIEW_TOPIC):
             self._shown = {**self._host.overview(), **self._shown}
         self._publish_again()
 
@@ -177,7 +196,8 @@ class SimulatorNode(Node):
     def _publish_again(self) -> None:
         if self.settings.current.lockstep:  # the retry counts from the last observation
             self._timer.reset()
-        self._report(OK, 'running')
+        if self._host.whole:
+            self._report(OK, 'running')
         self._outputs.publish(self._shown)
 
     # -- from any thread ------------------------------------------------------------------------

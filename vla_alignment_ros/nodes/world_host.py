@@ -75,6 +75,16 @@ class WorldHost:
         return topics | observed | embodiment.segmentation_topics()
 
     @property
+    def rate_hz(self) -> float:
+        """How often `tick` wants to be called, per simulated second."""
+        return self.embodiment.rate_hz
+
+    @property
+    def whole(self) -> bool:
+        """Whether a whole control period has passed, so that cameras and truth are due."""
+        return self._world.between_steps
+
+    @property
     def time_ns(self) -> int:
         """Stamp of the present observation; 0 before the first episode."""
         return self._world.time_ns if self.episode else 0

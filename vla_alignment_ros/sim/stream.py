@@ -38,11 +38,14 @@ def observation_messages(world: TabletopWorld, embodiment: Embodiment) -> dict[s
             messages[camera.segmentation] = wire.encode_image(
                 (seen + 1).astype(np.uint8), ts_ns, optical_frame(camera.name)
             )
+    return messages | joint_state_message(world, embodiment)
+
+
+def joint_state_message(world: TabletopWorld, embodiment: Embodiment) -> dict[str, bytes]:
+    """What the joints say now: topic → CDR bytes of a JointState."""
     names, position, velocity = world.joint_sample()
-    messages[embodiment.joint_states_topic] = wire.encode_joint_state(
-        ts_ns, names, position, velocity
-    )
-    return messages
+    raw = wire.encode_joint_state(world.time_ns, names, position, velocity)
+    return {embodiment.joint_states_topic: raw}
 
 
 def instruction_message(world: TabletopWorld, embodiment: Embodiment) -> dict[str, bytes]:
