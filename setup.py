@@ -109,6 +109,7 @@ setup(
             f'training_node = {PACKAGE}.nodes.training_node:main',
             f'simulator_node = {PACKAGE}.nodes.simulator_node:main',
             f'expert_node = {PACKAGE}.nodes.expert_node:main',
+            f'servo_node = {PACKAGE}.nodes.servo_node:main',
             f'vla_demo = {PACKAGE}.cli.vla_demo:main',
             f'vla_train = {PACKAGE}.cli.vla_train:main',
             f'vla_evaluate = {PACKAGE}.cli.vla_evaluate:main',

@@ -12,8 +12,10 @@ import pytest
 from small_model import save_random_checkpoint
 
 from vla_alignment_ros import wire
+from vla_alignment_ros.control.joint_commands import COMMAND_TOPICS
 from vla_alignment_ros.nodes.client import Client
 from vla_alignment_ros.nodes.qos import reliable, subscribe_raw
+from vla_alignment_ros.resources import package_path
 
 EXIT_S = 60.0
 START_S = 150.0  # importing torch and loading a checkpoint on a busy machine
@@ -183,3 +185,34 @@ def _listen(client: Client, topic: str, msgtype: str) -> list[bytes]:
 def _moves(raw: bytes) -> bool:
     sample = wire.decode_twist_stamped(raw)
     return bool(np.any(sample.linear) or np.any(sample.angular))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize('output', ['joint_trajectory', 'joint_velocity'])
+def test_the_shipped_policy_acts_through_a_servo_and_joint_controllers(processes, client, output):
+    processes.start(
+        'simulator_node', command_interface=output, split='seen', publish_instruction=True,
+        seed=4001, reset_on_start=False,
+        real_time_factor=0.2,  # a busy machine needs longer to decide than a robot gives it
+    )  # fmt: skip
+    processes.start('servo_node', output=output, use_sim_time=True, autostart=True)
+    processes.start(
+        'policy_node',
+        checkpoint=str(package_path('checkpoints', 'tabletop')),
+        use_sim_time=True,
+        autostart=True,
+    )
+    success: list[bytes] = []
+    subscribe_raw(
+        client.node, 'simulator_node/success', 'std_msgs/msg/Bool', success.append, reliable()
+    )
+    for topic in ('servo/delta_twist_cmds', COMMAND_TOPICS[output][0]):
+        client.until(
+            lambda topic=topic: client.node.count_publishers(topic)
+            and client.node.count_subscribers(topic),
+            topic,
+            START_S,
+        )
+    client.trigger('simulator_node/reset')
+    client.until(lambda: any(map(wire.decode_bool, success)), 'the success', 300.0)

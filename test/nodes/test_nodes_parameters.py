@@ -17,6 +17,7 @@ from vla_alignment_ros.nodes.schemas import (
     SimulatorParameters,
     TrainingParameters,
 )
+from vla_alignment_ros.nodes.servo_parameters import ServoParameters
 from vla_alignment_ros.resources import package_path
 
 
@@ -76,6 +77,7 @@ def test_descriptors_carry_unit_range_and_read_only(ros):
         ('policy.yaml', PolicyParameters),
         ('training.yaml', TrainingParameters),
         ('simulator.yaml', SimulatorParameters),
+        ('servo.yaml', ServoParameters),
     ],
 )
 def test_shipped_parameter_files_hold_exactly_the_defaults(file: str, schema: type):

@@ -12,6 +12,7 @@ from std_msgs.msg import String
 from vla_alignment_ros.embodiment import package_path
 from vla_alignment_ros.nodes.expert_node import ExpertNode
 from vla_alignment_ros.nodes.policy_node import PolicyNode
+from vla_alignment_ros.nodes.servo_node import ServoNode
 from vla_alignment_ros.nodes.simulator_node import SimulatorNode
 from vla_alignment_ros.nodes.training_node import TrainingNode
 
@@ -33,6 +34,7 @@ CHILDREN = {
     'topics': {'topic'},
     'services': {'service'},
 }
+OTHERS = ('training_node', 'simulator_node', 'servo_node', 'expert_node')
 ATTRIBUTES = {
     'policy': {'version'},
     'enclave': {'path'},
@@ -101,7 +103,7 @@ def test_the_file_keeps_to_the_schema():
 
 def test_every_node_and_mode_has_an_enclave_of_its_own():
     modes = [('policy_node', f'policy_node{mode}') for mode in ('', '_inline', '_shadow')]
-    others = [(name, name) for name in ('training_node', 'simulator_node', 'expert_node')]
+    others = [(name, name) for name in OTHERS]
     found = [(path, profile.get('node'), profile.get('ns')) for path, profile in profiles()]
     assert found == [(f'/vla_alignment_ros/{path}', name, '/') for name, path in modes + others]
 
@@ -109,13 +111,14 @@ def test_every_node_and_mode_has_an_enclave_of_its_own():
 @pytest.mark.parametrize(
     ('kind', 'mode'),
     [(PolicyNode, 'act'), (PolicyNode, 'inline'), (PolicyNode, 'shadow'), (TrainingNode, ''),
-     (SimulatorNode, ''), (ExpertNode, '')],
+     (SimulatorNode, ''), (ServoNode, ''), (ExpertNode, '')],
 )  # fmt: skip
 def test_a_node_is_allowed_exactly_what_it_uses(ros, checkpoint, tmp_path, kind, mode):
     given = {
         PolicyNode: {'checkpoint': str(checkpoint), 'use_sim_time': True, 'mode': mode},
         TrainingNode: {'folder': str(tmp_path), 'use_sim_time': True},
         SimulatorNode: {'reset_on_start': False},  # it is the clock
+        ServoNode: {'use_sim_time': True},
         ExpertNode: {'use_sim_time': True},
     }
     node = ros.add(kind, **given[kind])

@@ -39,11 +39,11 @@ def parameter(
     """Declare one field of a parameter dataclass.
 
     Args:
-        default: bool, int, float, str or tuple of str; its type is the parameter's type.
+        default: bool, int, float, str or tuple of str or float; its type is the parameter's.
         description: what it does, for `ros2 param describe`.
         name: the ROS name where it is not the field's (`gate.enabled`).
         unit: for the description.
-        low, high: inclusive bounds of a number; give both or none.
+        low, high: inclusive bounds of a number, or of each in a tuple; give both or none.
         choices: the allowed strings.
         live: whether it may be changed while the node runs.
     """
@@ -81,7 +81,10 @@ def descriptor(field: dataclasses.Field) -> ParameterDescriptor:
     if about['choices']:
         result.additional_constraints = f'one of: {", ".join(about["choices"])}'
     low, high = about['low'], about['high']
-    if low is not None and isinstance(field.default, float):
+    if isinstance(field.default, tuple):  # ROS has no ranges for arrays
+        if low is not None:
+            result.additional_constraints = f'each within {low} … {high}'
+    elif low is not None and isinstance(field.default, float):
         bounds = FloatingPointRange(from_value=float(low), to_value=float(high))
         result.floating_point_range = [bounds]
     elif low is not None:
@@ -98,7 +101,8 @@ def check(values: Any) -> None:
                 f'{ros_name(field)} is {value!r}; allowed: {", ".join(about["choices"])}'
             )
         low, high = about['low'], about['high']
-        if low is not None and not low <= value <= high:  # also refuses NaN
+        each = value if isinstance(value, tuple) else (value,)
+        if low is not None and not all(low <= one <= high for one in each):  # also refuses NaN
             raise ConfigError(f'{ros_name(field)} is {value}; allowed: {low} … {high}')
 
 
