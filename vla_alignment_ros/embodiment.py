@@ -307,6 +307,19 @@ def _check_pair(spec: ActionSpec, name: str, length: int) -> None:
             raise EmbodimentError(f'action.{name}_low must be below action.{name}_high')
 
 
+def _check_joint_action(e: Embodiment) -> None:
+    spec, count = e.action, len(e.joint_names)
+    if count > ACTION_DIM:
+        raise EmbodimentError(f'an action moves {ACTION_DIM} joints; joint_names has {count}')
+    beyond = slice(count, ACTION_DIM - 1)  # an arm of few joints leaves numbers unused
+    for name, low, high in zip(spec.names[beyond], spec.low[beyond], spec.high[beyond]):
+        if not name.startswith('unused') or not low <= 0.0 <= high:
+            raise EmbodimentError(
+                f'joint_names has {count}, so action {name} moves no joint: name what is missing, '
+                f"or call that number 'unused' and let its low and high hold 0 (-0.001, 0.001)"
+            )
+
+
 def _check_topic(topic: Any, where: str) -> None:
     if not isinstance(topic, str) or not _TOPIC.fullmatch(topic):
         raise EmbodimentError(f'{where}: {topic!r} is not a ROS topic name')
@@ -347,12 +360,8 @@ def _check(e: Embodiment) -> None:
             f'action.position_low and position_high are for joint_velocity; {e.action.space} has '
             'low and high, and a workspace box'
         )
-    if e.action.space != 'ee_delta' and len(e.joint_names) != ACTION_DIM - 1:
-        if len(e.joint_names) != ACTION_DIM:
-            raise EmbodimentError(
-                f'action.space {e.action.space} commands {ACTION_DIM - 1} joints and the gripper '
-                f'or {ACTION_DIM} joints; joint_names has {len(e.joint_names)}'
-            )
+    if e.action.space != 'ee_delta':
+        _check_joint_action(e)
     roles = COMMAND_TOPICS.get(e.command.codec)
     if roles is None:
         raise EmbodimentError(

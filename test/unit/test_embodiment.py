@@ -250,12 +250,24 @@ def test_a_description_that_contradicts_itself_is_refused(data, change, message)
 
 
 @pytest.mark.parametrize('joints', [5, 8])
-def test_joint_spaces_have_six_joints_and_the_gripper_or_seven_joints(joints):
+def test_a_joint_space_has_a_joint_for_each_number_that_is_used(joints):
     embodiment = Embodiment.load('generic_jtc')
     names = tuple(f'j{i}' for i in range(joints))
     with pytest.raises(EmbodimentError, match=f'joint_names has {joints}'):
         dataclasses.replace(embodiment, joint_names=names)
     dataclasses.replace(embodiment, joint_names=tuple(f'j{i}' for i in range(7)))
+
+
+def test_a_number_that_moves_no_joint_is_called_unused_and_may_be_zero():
+    embodiment = Embodiment.load('so101')
+    action = embodiment.action
+    assert len(embodiment.joint_names) == 5
+    for changes in (
+        {'names': (*action.names[:5], 'wrist', 'gripper')},
+        {'low': (*action.low[:5], 0.0005, 0.0)},
+    ):
+        with pytest.raises(EmbodimentError, match='moves no joint'):
+            dataclasses.replace(embodiment, action=dataclasses.replace(action, **changes))
 
 
 def test_an_unknown_name_lists_the_shipped_ones():

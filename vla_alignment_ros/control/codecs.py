@@ -20,7 +20,8 @@ multi_array        joint_position or           Float64MultiArray, arm joints (ra
 ``joint_trajectory`` and ``multi_array`` carry the gripper joint's position (closed_position to
 open_position). Where the hand has a driver of its own, give it a ``gripper`` topic: the array or
 trajectory then holds the arm only, and the opening 0..1 goes out as a Float64. An arm that is
-commanded by seven joints has no gripper in its action: all seven are joints.
+commanded by seven joints has no gripper in its action: all seven are joints. One of fewer than
+six leaves the numbers between its joints and the gripper at 0.
 """
 
 from __future__ import annotations
@@ -166,7 +167,11 @@ class CommandCodec(ABC):
                     'holding a joint_position robot needs state or last_action: without them '
                     'the positions to hold are unknown'
                 )
-            action = last.copy() if measured is None else measured[:ACTION_DIM].copy()
+            if measured is None:
+                action = last.copy()
+            else:
+                arm = len(self.embodiment.joint_names)
+                action[:arm] = measured[:arm]
         if self.gripper_index is None:
             return checked_action(action), True
         if last is not None:
@@ -247,16 +252,17 @@ class _JointCodec(CommandCodec):
             self.sent_names = (*self.sent_names, embodiment.gripper.joint)
 
     def _to_joints(self, values: np.ndarray) -> np.ndarray:
-        joints = values.copy()
-        if self._sends_gripper:
-            joints[GRIPPER] = self.embodiment.gripper.position(values[GRIPPER])
-        return joints[: len(self.sent_names)]
+        arm = values[: len(self.embodiment.joint_names)]
+        if not self._sends_gripper:
+            return arm.copy()
+        return np.append(arm, self.embodiment.gripper.position(values[GRIPPER]))
 
     def _from_joints(self, joints: np.ndarray) -> np.ndarray:
         values = np.zeros(ACTION_DIM)
-        values[: len(joints)] = joints
+        count = len(self.embodiment.joint_names)
+        values[:count] = joints[:count]
         if self._sends_gripper:
-            values[GRIPPER] = self.embodiment.gripper.opening(joints[GRIPPER])
+            values[GRIPPER] = self.embodiment.gripper.opening(joints[count])
         return values
 
 

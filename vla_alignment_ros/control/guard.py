@@ -161,7 +161,7 @@ class ActionGuard:
                     f'got shape {values.shape}'
                 )
             if self.embodiment.action.space == 'joint_position':
-                motion.x[:] = values[:ACTION_DIM]
+                motion.x[:arm] = values[:arm]
             if self.gripper_index is not None:
                 motion.x[self.gripper_index] = values[arm]
             motion.known[:] = True

@@ -39,7 +39,8 @@ def test_decoding_gives_back_what_was_encoded(name, shares):
     action = (np.array(shares) * np.array(embodiment.action.high)).astype(np.float32)
     back = codec.decode(codec.encode(action, TS_NS))
     assert back.dtype == np.float32
-    np.testing.assert_array_equal(back[:6], action[:6])
+    moves = [not name.startswith('unused') for name in embodiment.action.names[:6]]
+    np.testing.assert_array_equal(back[:6], np.where(moves, action[:6], 0.0))
     # the gripper may go through its joint's range, which costs a rounding
     np.testing.assert_allclose(back[6], action[6], rtol=1e-6, atol=1e-12)
 
@@ -113,6 +114,55 @@ def test_seven_joints_are_sent_as_they_are():
                 base, joint_names=names, command=CommandSpec('joint_trajectory', topics)
             )
         )
+
+
+def test_an_arm_of_five_joints_sends_five_and_the_gripper_and_leaves_one_number_unused():
+    embodiment = load('so101')
+    codec = make_codec(embodiment)
+    lerobot = {'shoulder_pan': 90.0, 'shoulder_lift': -45.0, 'elbow_flex': 30.0,
+               'wrist_flex': 0.0, 'wrist_roll': 180.0 / np.pi, 'gripper': 25.0}  # fmt: skip
+    joints = np.deg2rad([lerobot[name] for name in embodiment.joint_names])
+    action = np.array([*joints, 0.0, lerobot['gripper'] / 100.0], np.float32)
+    raw = codec.encode(action, TS_NS)
+    sample = wire.decode_joint_trajectory(raw[codec.trigger])
+    assert sample.names == (*embodiment.joint_names, 'gripper')
+    expected = [np.pi / 2, -np.pi / 4, np.pi / 6, 0.0, 1.0, -0.174533 + 0.25 * 1.919863]
+    np.testing.assert_allclose(sample.positions[0], expected, atol=1e-6)
+    np.testing.assert_allclose(codec.decode(raw), action, atol=1e-6)
+
+
+def test_an_arm_of_five_joints_is_held_where_it_is():
+    embodiment = load('so101')
+    codec, guard = make_codec(embodiment), ActionGuard(embodiment)
+    state = np.array([0.1, -0.2, 0.3, -0.4, 0.5, 0.75])  # five joints, the opening
+    expected = [0.1, -0.2, 0.3, -0.4, 0.5, 0.0, 0.75]
+    np.testing.assert_allclose(codec.hold_action(state=state)[0], expected)
+    guard.reset(state)
+    np.testing.assert_allclose(guard.decelerate(), expected)
+
+
+# where robots' own descriptions end; what is allowed is within that: source in each file
+PUBLISHED = {
+    'so101': ([-1.91986, -1.74533, -1.69, -1.65806, -2.74385],
+              [1.91986, 1.74533, 1.69, 1.65806, 2.84121], [10.0] * 5),
+    'ur_forward_velocity': ([-2 * np.pi, -2 * np.pi, -np.pi, *[-2 * np.pi] * 3],
+                            [2 * np.pi, 2 * np.pi, np.pi, *[2 * np.pi] * 3], [np.pi] * 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_what_is_allowed_is_within_what_the_robot_can(name):
+    embodiment = load(name)
+    low, high, velocity = map(np.array, PUBLISHED[name])
+    count, action = len(low), embodiment.action
+    assert len(embodiment.joint_names) == count
+    assert (np.array(action.max_velocity)[:count] <= velocity).all()
+    ends = (low, high) if action.space == 'joint_position' else (-velocity, velocity)
+    assert (np.array(action.low)[:count] >= ends[0]).all()
+    assert (np.array(action.high)[:count] <= ends[1]).all()
+    if action.position_low is not None:
+        assert (np.array(action.position_low) >= low).all()
+        assert (np.array(action.position_high) <= high).all()
 
 
 # -- hold ---------------------------------------------------------------------------------------
