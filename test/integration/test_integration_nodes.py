@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from servoing import tabletop_kinematics
 from small_model import save_random_checkpoint
+import yaml
 
 from vla_alignment_ros import wire
+from vla_alignment_ros.cli.vla_demo import main as vla_demo
 from vla_alignment_ros.control.joint_commands import COMMAND_TOPICS
 from vla_alignment_ros.nodes.client import Client
-from vla_alignment_ros.nodes.qos import reliable, subscribe_raw
+from vla_alignment_ros.nodes.qos import message_class, reliable, subscribe_raw
 from vla_alignment_ros.resources import package_path
 
 EXIT_S = 60.0
+DOCS = Path(__file__).resolve().parents[2] / 'docs'
 START_S = 150.0  # importing torch and loading a checkpoint on a busy machine
 
 
@@ -216,3 +223,83 @@ def test_the_shipped_policy_acts_through_a_servo_and_joint_controllers(processes
         )
     client.trigger('simulator_node/reset')
     client.until(lambda: any(map(wire.decode_bool, success)), 'the success', 300.0)
+
+
+def _page_commands(name: str) -> list[list[str]]:
+    """The words of each command line in the shell blocks of a page in docs."""
+    page = (DOCS / name).read_text()
+    blocks = re.findall(r'^```bash\n(.*?)^```', page, re.DOTALL | re.MULTILINE)
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+
+
+def _fill(message: object, fields: dict) -> None:
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            _fill(getattr(message, key), value)
+        else:
+            setattr(message, key, value)
+
+
+@pytest.mark.timeout(600)
+def test_the_page_about_ones_own_arm_leads_to_its_first_motion(
+    processes, client, tmp_path, monkeypatch, capsys
+):
+    """Every command of the page is run, but for xacro, which is not here."""
+    monkeypatch.chdir(tmp_path)
+    hand = tabletop_kinematics()
+    joints = _listen(client, 'joint_states', 'sensor_msgs/msg/JointState')
+    status: list[str] = []
+    client.node.create_subscription(
+        message_class('diagnostic_msgs/msg/DiagnosticStatus'), 'servo_node/status',
+        lambda message: status.append(message.message), reliable(),
+    )  # fmt: skip
+
+    def positions() -> dict[str, float]:
+        sample = wire.decode_joint_state(joints[-1])
+        return dict(zip(sample.names, sample.position))
+
+    def pose() -> np.ndarray:
+        at = positions()
+        return hand(np.array([at[joint] for joint in hand.joint_names]))[0]
+
+    def publish(topic: str, kind: str, fields: str) -> None:
+        message = message_class(kind)()
+        _fill(message, yaml.safe_load(fields))
+        output = client.node.create_publisher(type(message), topic, reliable())
+        client.until(lambda: joints and output.get_subscription_count(), topic)
+        if topic == 'gripper/command':
+            output.publish(message)
+            client.until(lambda: positions()['finger_joint'] < 0.01, 'the closed gripper')
+            return
+        start = pose()
+
+        def risen() -> bool:
+            output.publish(message)
+            return pose()[2] > start[2] + 0.03
+
+        client.until(risen, 'the first motion')
+        assert np.abs(pose() - start)[:2].max() < 0.005  # straight up
+        client.until(lambda: 'hold: no twist for' in status[-1], 'the standstill')
+
+    done = []
+    for words in _page_commands('bring_your_own_arm.md'):
+        match words:
+            case ['cp', source, target]:
+                shutil.copy(package_path(*source.split('/')), target)
+            case ['ros2', 'run', 'vla_alignment_ros', node, '--ros-args', *given]:
+                settings = dict(word.split(':=') for word in given if word != '-p')
+                processes.start(node, **settings)
+            case ['vla_demo', *arguments]:
+                while vla_demo([*arguments, '--seconds', '1']):
+                    capsys.readouterr()
+                    processes.check()  # whoever comes late is there the next time
+                said = capsys.readouterr().out
+                assert said.splitlines()[-1] == 'tabletop: it fits'
+            case ['ros2', 'topic', 'pub', *_, topic, kind, fields]:
+                publish(topic, kind, fields)
+            case ['xacro', *_]:
+                pass
+            case _:
+                raise AssertionError(f'the page has a command that nobody runs: {words}')
+        done.append(words[0])
+    assert done == ['xacro', 'cp', 'ros2', 'ros2', 'vla_demo', 'ros2', 'ros2']

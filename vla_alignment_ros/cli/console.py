@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from vla_alignment_ros.errors import VlaError
+from vla_alignment_ros.errors import ConfigError, VlaError
 from vla_alignment_ros.evaluation.films import Film
 from vla_alignment_ros.evaluation.report import FilmShelf
 from vla_alignment_ros.evaluation.results import EpisodeResult, Evaluation
@@ -65,6 +65,14 @@ def guarded(name: str, run: Callable[[], int]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def no_ros(error: ImportError) -> ConfigError:
+    """Return what to say where a command needs ROS 2 and there is none."""
+    return ConfigError(
+        f'ROS 2 is not importable here ({error}); install the standalone extra, or source a '
+        f'ROS 2 installation'
+    )
 
 
 def command_line() -> str:

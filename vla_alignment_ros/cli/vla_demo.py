@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 import tyro
 
-from vla_alignment_ros.cli.console import guarded, results_table
+from vla_alignment_ros.cli import check_embodiment
+from vla_alignment_ros.cli.console import guarded, no_ros, results_table
 from vla_alignment_ros.cli.stages import run_stages, Stage
 from vla_alignment_ros.cli.vla_evaluate import evaluate
 from vla_alignment_ros.cli.vla_evaluate import Options as EvaluateOptions
@@ -33,7 +34,8 @@ Three demonstrations are recorded into bags, then the shipped policy does what 2
 in scenes that it has never seen. Some sentences name something that is not there: to refuse is
 right then. The exit code is 1 where the shipped policy succeeds in fewer than half of them.
 
-`vla_demo full` makes such a policy from nothing; see `vla_demo full --help`."""
+`vla_demo full` makes such a policy from nothing, and `vla_demo --check-embodiment FILE`
+compares a robot of yours with its description; each has a `--help` of its own."""
 
 FULL_DESCRIPTION = """From nothing to a measured policy: demonstrations, training, evaluation.
 
@@ -220,10 +222,7 @@ def _recording_client(
     try:
         from vla_alignment_ros.nodes.recording_client import RecordingClient
     except ImportError as error:
-        raise ConfigError(
-            f'ROS 2 is not importable here ({error}); install the standalone extra, or source a '
-            f'ROS 2 installation'
-        ) from error
+        raise no_ros(error) from error
     return RecordingClient(domain_id, check, embodiment)
 
 
@@ -233,6 +232,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given[:1] == ['full']:
         chosen = tyro.cli(Full, prog='vla_demo full', description=FULL_DESCRIPTION, args=given[1:])
         return guarded('vla_demo', lambda: full(chosen))
+    if given[:1] == [check_embodiment.OPTION]:
+        return check_embodiment.main(given[1:])
     options = tyro.cli(Demo, prog='vla_demo', description=DESCRIPTION, args=given)
     return guarded('vla_demo', lambda: demo(options))
 

@@ -36,7 +36,7 @@ _TRANSITIONS = {
 
 
 class Client:
-    """Calls services and waits, in the ROS domain `domain_id`.
+    """Calls services and waits, in the ROS domain `domain_id` (None: the environment's).
 
     `check` is called while waiting and raises when waiting has become pointless. A node that
     does not answer within `timeout_s` is a `SimulationError`.
@@ -45,15 +45,16 @@ class Client:
     def __init__(
         self,
         name: str,
-        domain_id: int,
+        domain_id: int | None,
         check: Callable[[], None],
         timeout_s: float = PATIENCE_S,
+        namespace: str = '',
     ) -> None:
         self._check = check
         self._timeout_s = timeout_s
         self._context = Context()
         rclpy.init(context=self._context, domain_id=domain_id)
-        self.node = Node(name, context=self._context)
+        self.node = Node(name, context=self._context, namespace=namespace)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._clients: dict[tuple[type, str], Any] = {}
