@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+import errno
 import logging
 from pathlib import Path
 import sys
@@ -14,9 +16,18 @@ import tyro
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ConfigError, VlaError
 from vla_alignment_ros.training.config import TrainConfig
+from vla_alignment_ros.training.progress import (
+    FAILED,
+    Progress,
+    read_progress,
+    STATE_FILE,
+    write_progress,
+)
 
 if TYPE_CHECKING:  # torch and its libraries take seconds; --help must not
     from vla_alignment_ros.training.trainer import Trainer
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, or not for this user
 
 
 @dataclass(frozen=True)
@@ -28,7 +39,8 @@ class Options:
     """
 
     data: tuple[Path, ...]
-    """Folders of episodes, as training_node or the simulator's recorder wrote them."""
+    """Folders of episodes, as training_node or the simulator's recorder wrote them; or text files
+    that list episodes, one a line."""
     out: Path
     """Folder of this run."""
     config: Path | None = None
@@ -36,13 +48,16 @@ class Options:
     embodiment: str | None = None
     """Name or YAML file of the embodiment to read the bags with, instead of the one inside them
     (to add a calibration, say)."""
+    from_checkpoint: Path | None = None
+    """Checkpoint folder whose weights, words and units of measure it begins with, instead of from
+    zero; settings of the model have to be those it was trained with."""
     resume: bool = False
     """Go on from OUT's saved state, if there is one."""
     train: Annotated[TrainConfig, tyro.conf.arg(name='')] = field(default_factory=TrainConfig)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; 0 done, 2 a mendable error (one line), 130 stopped and saved."""
+    """Entry point; 0 done, 2 a mendable error (one line), 130 stopped (and saved, if it ran)."""
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     logging.getLogger('httpx').setLevel(logging.WARNING)
     arguments = sys.argv[1:] if argv is None else argv
@@ -51,6 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     except VlaError as error:
         print(f'vla_train: {error}', file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print('vla_train: interrupted', file=sys.stderr)
+        return 130
     if path is None:
         return 130
     print(f'checkpoint: {path}')
@@ -62,7 +80,7 @@ def _train(options: Options) -> Path | None:
     import torch
 
     from vla_alignment_ros.alignment.distributed import largest
-    from vla_alignment_ros.training.state import read_meta, STATE_FILE
+    from vla_alignment_ros.training.state import read_meta
     from vla_alignment_ros.training.trainer import Trainer
 
     threads = options.train.threads
@@ -77,12 +95,31 @@ def _train(options: Options) -> Path | None:
         threads = int(read_meta(state).get('threads', 0))  # rounding depends on it
     torch.set_num_threads(threads or 1)
     given = None if options.embodiment is None else Embodiment.load(options.embodiment)
-    trainer = Trainer(options.train, list(options.data), options.out, given)
-    if not threads:
-        # the same in all processes: rounding depends on it
-        torch.set_num_threads(largest(measure_threads(trainer), trainer.device))
-        print(f'torch threads: {torch.get_num_threads()}')
-    return trainer.run(resume=options.resume)
+    try:
+        trainer = Trainer(
+            options.train, list(options.data), options.out, given, options.from_checkpoint
+        )
+        if not threads:
+            # the same in all processes: rounding depends on it
+            torch.set_num_threads(largest(measure_threads(trainer), trainer.device))
+            print(f'torch threads: {torch.get_num_threads()}')
+        return trainer.run(resume=options.resume)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        full = ConfigError(f'{options.out} cannot be written: {error.strerror}; make room')
+        _note(options.out, full)
+        raise full from error
+    except VlaError as error:
+        _note(options.out, error)
+        raise
+
+
+def _note(out: Path, error: VlaError) -> None:
+    """Leave the reason in the run's progress file, for whoever watches it."""
+    before = read_progress(out) or Progress()
+    with suppress(OSError):  # no run yet, or no room: it is in the log as well
+        write_progress(out, replace(before, state=FAILED, error=str(error)))
 
 
 def _parse(arguments: list[str]) -> Options:

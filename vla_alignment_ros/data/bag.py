@@ -57,10 +57,14 @@ _BAG_VERSION = 9  # rosbag2 of Jazzy and later; rosbags reads every older one
 def find_episodes(root: Path | str) -> list[Path]:
     """Every finished episode under `root` (or `root` itself), sorted; hidden folders are skipped.
 
+    `root` may also be a text file that lists episodes, one a line.
+
     Raises:
-        BagError: `root` is not a folder.
+        BagError: `root` is neither, or an episode of the list is not there.
     """
     root = Path(root)
+    if root.is_file():
+        return _listed(root)
     if not root.is_dir():
         raise BagError(f'no folder {root}: give the folder that holds the recorded episodes')
     found = []
@@ -70,6 +74,18 @@ def find_episodes(root: Path | str) -> list[Path]:
             subfolders.clear()  # a bag holds no bags
         subfolders[:] = [name for name in subfolders if not _unfinished(name)]
     return sorted(found)
+
+
+def _listed(file: Path) -> list[Path]:
+    try:
+        lines = file.read_text(encoding='utf-8').splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BagError(f'{file} is no list of episodes, one a line: {error}') from error
+    found = [file.parent / line for line in lines if line]
+    for episode in found:
+        if not (episode / METADATA).is_file():
+            raise BagError(f'{file} lists {episode}, which is no episode (any more)')
+    return found
 
 
 def _unfinished(name: str) -> bool:

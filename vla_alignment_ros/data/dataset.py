@@ -298,11 +298,11 @@ def load_dataset(
     """Folders of episodes → samples to train on.
 
     Args:
-        roots: folders to search for episodes, or single episodes.
+        roots: folders to search for episodes, single episodes, or lists of them (`find_episodes`).
         horizon: steps of an action chunk, H.
         val_fraction, seed: see `split_episodes`.
         embodiment: to read the bags with, instead of the one they name.
-        cache_dir: default is a hidden folder in the first root.
+        cache_dir: default is a hidden folder in the first root, or beside a list's first episode.
         only_successful: leave out episodes that are marked as failed.
         skip_bad: leave out damaged episodes with a warning, instead of raising.
         workers: processes that build the cache.
@@ -321,10 +321,11 @@ def load_dataset(
         infos = [info for info in infos if info.success is not False]
     if not infos:
         raise DatasetError(f'none of {len(skipped)} episodes can be used: {skipped}')
+    shared = infos[0].path.parent if roots[0].is_file() else roots[0]
     cache = build_cache(
         [info.path for info in infos],
         embodiment,
-        Path(cache_dir) if cache_dir is not None else roots[0] / CACHE_FOLDER,
+        Path(cache_dir) if cache_dir is not None else shared / CACHE_FOLDER,
         skip_bad=skip_bad,
         workers=workers,
         progress=progress,

@@ -44,10 +44,31 @@ class LanguageFeatures:
 
 def build_tokenizer(sentences: Sequence[str]) -> Tokenizer:
     """A word-level tokenizer over the words of the given sentences, in sorted order."""
-    words = sorted({word for text in sentences for word in normalize_instruction(text).split()})
+    words = _words(sentences)
     if not words:
         raise ConfigError('there is no instruction to build a vocabulary from')
-    vocabulary = {token: i for i, token in enumerate([PAD, UNKNOWN, MASK, *words])}
+    return _word_level([PAD, UNKNOWN, MASK, *words])
+
+
+def add_words(tokenizer: Tokenizer, sentences: Sequence[str]) -> tuple[Tokenizer, list[str]]:
+    """A tokenizer that knows all words of the sentences, and which of them are new, sorted.
+
+    Known words keep their ids, new ones come behind them. The tokenizer of a pretrained model
+    knows how to spell every word, and stays as it is.
+    """
+    if not isinstance(tokenizer.model, WordLevel):
+        return tokenizer, []
+    known = tokenizer.get_vocab()
+    new = [word for word in _words(sentences) if word not in known]
+    return _word_level([*sorted(known, key=known.get), *new]), new
+
+
+def _words(sentences: Sequence[str]) -> list[str]:
+    return sorted({word for text in sentences for word in normalize_instruction(text).split()})
+
+
+def _word_level(tokens: Sequence[str]) -> Tokenizer:
+    vocabulary = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     return tokenizer

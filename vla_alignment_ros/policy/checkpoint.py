@@ -87,7 +87,10 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Path:
-    """Write the folder whole or not at all; an existing one is replaced at the last moment."""
+    """Write the folder whole or not at all; an existing one is replaced at the last moment.
+
+    Raises CheckpointError where it cannot be written.
+    """
     config = {
         'format': FORMAT,
         'embodiment': checkpoint.embodiment.to_dict(),
@@ -98,12 +101,15 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> Path:
         'metrics': checkpoint.metrics,
     }
     folder = Path(folder)
-    with _whole_or_not(folder) as temporary:
-        state = checkpoint.model.state_dict()
-        weights = {name: t.detach().cpu().contiguous() for name, t in state.items()}
-        save_file(weights, str(temporary / WEIGHTS))
-        _write_config(config, temporary)
-        checkpoint.tokenizer.save(str(temporary / TOKENIZER))
+    state = checkpoint.model.state_dict()
+    weights = {name: t.detach().cpu().contiguous() for name, t in state.items()}
+    try:
+        with _whole_or_not(folder) as temporary:
+            save_file(weights, str(temporary / WEIGHTS))
+            _write_config(config, temporary)
+            checkpoint.tokenizer.save(str(temporary / TOKENIZER))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f'cannot write {folder}: {error}') from error
     return folder
 
 

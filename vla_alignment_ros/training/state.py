@@ -19,8 +19,6 @@ import torch
 from vla_alignment_ros.errors import CheckpointError
 from vla_alignment_ros.policy.model import VlaModel
 
-STATE_FILE = 'state.safetensors'
-
 
 class WeightAverage:
     """Exponential moving average of the weights; buffers are copied as they are.
@@ -60,7 +58,10 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     meta: dict[str, Any],
 ) -> None:
-    """Write the state of a finished step; a crash meanwhile leaves the former state."""
+    """Write the state of a finished step; a crash meanwhile leaves the former state.
+
+    Raises CheckpointError where it cannot be written.
+    """
     tensors = {f'model.{k}': v for k, v in model.state_dict().items()}
     own = {k: v for k, v in average.tensors.items() if k not in average.shared}
     tensors |= {f'average.{k}': v for k, v in own.items()}
@@ -79,6 +80,11 @@ def save_state(
     try:
         save_file(tensors, str(temporary), metadata={'state': text})
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f'cannot save {path}: {error}; what was saved before is whole: make room, and go on '
+            f'with --resume'
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

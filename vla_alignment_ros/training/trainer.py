@@ -16,14 +16,11 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from types import FrameType
 from typing import Any
 
 from accelerate import Accelerator
 import torch
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from vla_alignment_ros.alignment.distributed import largest
 from vla_alignment_ros.data.dataset import load_dataset
@@ -36,17 +33,25 @@ from vla_alignment_ros.policy.model import ModelConfig, VlaModel
 from vla_alignment_ros.policy.towers import describe_towers
 from vla_alignment_ros.training.batches import augment, BatchStream
 from vla_alignment_ros.training.config import TrainConfig
+from vla_alignment_ros.training.finetune import Start
 from vla_alignment_ros.training.optimization import (
     learning_rate,
     parameter_groups,
     renew_norms,
 )
-from vla_alignment_ros.training.state import load_state, save_state, STATE_FILE, WeightAverage
+from vla_alignment_ros.training.progress import (
+    CHECKPOINT_FOLDER,
+    FAILED,
+    FINISHED,
+    STATE_FILE,
+    STOPPED,
+)
+from vla_alignment_ros.training.run_log import RunLog
+from vla_alignment_ros.training.state import load_state, save_state, WeightAverage
 from vla_alignment_ros.training.statistics import data_statistics, spoken
 from vla_alignment_ros.training.step import learn, require_parts
 from vla_alignment_ros.training.validation import to_device, validate
 
-CHECKPOINT_FOLDER, LOG_FOLDER = 'checkpoint', 'tensorboard'
 VALIDATION_BATCHES = 24
 NORM_BATCHES = 16  # for the statistics of the averaged model's batch norms
 
@@ -58,11 +63,14 @@ class Trainer:
         config: all settings.
         data: folders of episodes.
         embodiment: to read the bags with, instead of the one they name.
-        out: the run's folder; gets `checkpoint/`, `state.safetensors`, `tensorboard/`.
+        out: the run's folder; gets `checkpoint/`, `state.safetensors`, `tensorboard/` and
+            `progress.json`.
+        start: checkpoint whose weights it begins with, instead of random ones.
 
     Raises:
         DatasetError, BagError: the episodes cannot be used.
         ConfigError: the settings contradict each other or the machine.
+        CheckpointError: `start` cannot be read, or does not fit episodes and settings.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class Trainer:
         data: list[Path],
         out: Path,
         embodiment: Embodiment | None = None,
+        start: Path | None = None,
     ) -> None:
         self.config, self.out, self.data = config, out, data
         require_parts(config.optimizer.batch, config.optimizer.parts)
@@ -79,7 +88,6 @@ class Trainer:
             cpu=not torch.accelerator.is_available(),  # or processes would not find each other
         )
         self.device = self.accelerator.device
-        self.pretrained, tokenizer = describe_towers(config.model)
         d, o = config.data, config.optimizer
         with self.accelerator.main_process_first():
             loaded = load_dataset(
@@ -97,12 +105,21 @@ class Trainer:
                 'the alignment gate is calibrated on them'
             )
         self.train_set, self.val_set = loaded.train, loaded.val
-        texts = [e.instruction for e in self.train_set.episodes]
-        self.tokenizer = tokenizer or build_tokenizer([*texts, *spoken(self.train_set)])
-        self.statistics = data_statistics(self.train_set)
+        texts = [e.instruction for e in self.train_set.episodes] + spoken(self.train_set)
+        self.start = None if start is None else Start(start, self.train_set, texts)
+        if self.start is not None:
+            self.tokenizer, self.statistics = self.start.tokenizer, self.start.statistics
+            self.pretrained = self.start.pretrained
+        else:
+            self.pretrained, tokenizer = describe_towers(config.model)
+            self.tokenizer = tokenizer or build_tokenizer(texts)
+            self.statistics = data_statistics(self.train_set)
         torch.manual_seed(config.seed)
         self.model = VlaModel(self._model_config(), self.statistics)
-        self.model.load_pretrained()
+        if self.start is not None:
+            self.start.give(self.model)
+        else:
+            self.model.load_pretrained()
         self.model.alignment.bind(self.model.vision, self.model.language)
         if config.alignment.hard_negatives.weight:
             names = len(self.train_set.names) + 1 if d.labels else 1  # as Notes.holds has columns
@@ -200,90 +217,65 @@ class Trainer:
             self._resume()
         main = self.accelerator.is_main_process
         self.out.mkdir(parents=True, exist_ok=True)
-        logs = str(self.out / LOG_FOLDER)
-        writer = SummaryWriter(logs, purge_step=self.step) if main else None
+        samples = o.batch * self.accelerator.num_processes
+        log = RunLog(
+            self.out, self.step, o.steps, samples, self.config.log_every, main, on_progress
+        )
+        for note in () if self.start is None else self.start.notes():
+            log.say(note)
+        state = FAILED
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-        bar = tqdm(
-            total=o.steps, initial=self.step, disable=not main, unit='step', smoothing=0.05,
-            mininterval=1.0,
-        )  # fmt: skip
-        started, worked, first = time.monotonic(), time.process_time(), self.step
         try:
             for step, batch in self.stream.iterate(self.step, o.steps):
-                log = self.train_step(batch, step)
+                values = self.train_step(batch, step)
                 self.step = step + 1
-                bar.update()
-                if self.step % self.config.log_every == 0 and main:
-                    values = {name: float(value) for name, value in log.items()}
-                    done = (self.step - first) * o.batch * self.accelerator.num_processes
-                    values['speed/samples_per_s'] = done / (time.monotonic() - started)
-                    # on a machine that is busy with other work this is the one to compare
-                    values['speed/samples_per_cpu_s'] = done / (time.process_time() - worked)
-                    self._log(writer, bar, values, on_progress)
+                log.step(self.step, values)
                 if self.step % self.config.validate_every == 0 and self.step < o.steps:
-                    model = self._validate(writer)
+                    model = self._validate(log)
                     if main:
                         self.save_checkpoint(model)  # to look at while training goes on
                 # a signal need not reach all processes, or not within one step
                 stop = bool(largest(int(self._stop), self.device))
-                if stop or self.step % self.config.save_every == 0:
+                if stop or self.step % self.config.save_every == 0 or self.step == o.steps:
                     self.save_state()
                 if stop:
                     break
+            for number, handler in handlers.items():
+                signal.signal(number, handler)  # all is saved: from here on the hard way
+            if self.step < o.steps:
+                log.say(f'stopped at step {self.step}; go on with --resume')
+                state = STOPPED
+                return None
+            model = self._validate(log)
+            path = self.out / CHECKPOINT_FOLDER
+            if main:
+                self.save_checkpoint(model)
+            self.accelerator.wait_for_everyone()
+            state = FINISHED
+            return path
+        except KeyboardInterrupt:
+            state = STOPPED
+            raise
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            bar.close()
-        if self.step < o.steps:
-            if main:
-                tqdm.write(f'stopped at step {self.step}; go on with --resume')
-                writer.close()
-            return None
-        model = self._validate(writer)
-        self.save_state()
-        path = self.out / CHECKPOINT_FOLDER
-        if main:
-            self.save_checkpoint(model)
-            writer.close()
-        self.accelerator.wait_for_everyone()
-        return path
+            log.close(state)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._stop = True
 
-    def _log(
-        self,
-        writer: SummaryWriter,
-        bar: tqdm,
-        values: dict[str, float],
-        on_progress: Callable[[dict[str, Any]], None] | None,
-    ) -> None:
-        for name, value in values.items():
-            writer.add_scalar(name, value, self.step)
-        shown = {'loss': f'{values["loss/total"]:.3f}', 'act': f'{values["loss/action"]:.4f}'}
-        if 'diagnostics/keyframe_mm' in values:
-            shown['kf_mm'] = f'{values["diagnostics/keyframe_mm"]:.0f}'
-        shown['frames/s'] = f'{values["speed/samples_per_s"]:.0f}'
-        bar.set_postfix(shown, refresh=False)
-        if on_progress is not None:
-            on_progress({'step': self.step, 'steps': self.config.optimizer.steps, **values})
-
-    def _validate(self, writer: SummaryWriter | None) -> VlaModel:
+    def _validate(self, log: RunLog) -> VlaModel:
         """Metrics and calibration of the averaged model; those of the main process count."""
         model = self.averaged_model()
         self.metrics, self.calibration = validate(
             model, self.validation, VALIDATION_BATCHES, self.config.seed, self.device
         )
-        if writer is not None:
-            for name, value in self.metrics.items():
-                writer.add_scalar(f'validation/{name}', value, self.step)
-            shown = ', '.join(f'{k} {v:.4g}' for k, v in self.metrics.items())
-            tqdm.write(f'step {self.step}: {shown}')
-            if not self.calibration.fitted:
-                tqdm.write(
-                    'the alignment gate could not be calibrated and stays open: validation needs '
-                    'episodes of several instructions, whose scores the model tells apart'
-                )
+        log.figures(self.metrics)
+        if not self.calibration.fitted:
+            log.say(
+                'the alignment gate could not be calibrated and stays open: validation needs '
+                'episodes of several instructions, whose scores the model tells apart'
+            )
         return model
 
     # -- saving ---------------------------------------------------------------------------------
@@ -304,6 +296,7 @@ class Trainer:
             meta = {
                 'config': self.config.to_dict(),
                 'data': self.data_digest(),
+                'start': None if self.start is None else self.start.digest,
                 'threads': torch.get_num_threads(),
                 'processes': self.accelerator.num_processes,
             }
@@ -322,6 +315,10 @@ class Trainer:
             raise CheckpointError(
                 f'{path} was trained with other settings ({", ".join(differing)}); '
                 f'use the same ones or another --out'
+            )
+        if meta.get('start') != (None if self.start is None else self.start.digest):
+            raise CheckpointError(
+                f'{path} was begun with other weights: go on with the same --from-checkpoint'
             )
         processes = self.accelerator.num_processes
         if meta.get('processes', processes) != processes:
@@ -352,6 +349,8 @@ class Trainer:
             'steps': self.step,
             'episodes': len(self.train_set.episodes),
             'samples': len(self.train_set),
+            'corrections': int(self.train_set.corrections().sum()),
+            'start': None if self.start is None else self.start.to_dict(),
         }
         checkpoint = Checkpoint(
             model,

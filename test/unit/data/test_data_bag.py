@@ -231,6 +231,25 @@ def test_episodes_are_found_in_depth_but_not_in_hidden_folders(tmp_path, embodim
         find_episodes(tmp_path / 'absent')
 
 
+def test_episodes_of_a_list_are_found_in_its_order_and_one_that_is_gone_is_named(
+    tmp_path, embodiment
+):
+    found = []
+    for name in ('one', 'two', 'three'):
+        with EpisodeWriter(tmp_path / name, embodiment, 'one') as writer:
+            writer.write('a', STRING, 1, texts(1)[0])
+            found.append(writer.finish(True))
+    file = tmp_path / 'list.txt'
+    file.write_text(f'{found[1].relative_to(tmp_path)}\n\n{found[0]}\n')
+    assert find_episodes(file) == [found[1], found[0]]
+    file.write_text(f'{found[0]}\nfour\n')
+    with pytest.raises(BagError, match='lists .*four, which is no episode'):
+        find_episodes(file)
+    file.write_bytes(b'\xff\xfe')
+    with pytest.raises(BagError, match='is no list of episodes'):
+        find_episodes(file)
+
+
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
 @pytest.mark.parametrize('compression', [None, 'zstd'])
 @pytest.mark.parametrize('share', [0.0, 0.3, 0.7, 0.99])
