@@ -15,6 +15,7 @@ from vla_alignment_ros.encoders.vision import VisionFeatures
 from vla_alignment_ros.policy.checkpoint import Calibration
 from vla_alignment_ros.policy.hindsight import FAR_M
 from vla_alignment_ros.policy.model import Instruction, VlaModel
+from vla_alignment_ros.policy.normalizer import Normalizer
 from vla_alignment_ros.training.batches import BatchStream
 
 # Shares of matched moments that may fall below the gate's thresholds. A false hold ends a task
@@ -106,9 +107,24 @@ def measure_gate(
 
 @torch.no_grad()
 def validate(
-    model: VlaModel, stream: BatchStream, batches: int, seed: int, device: torch.device
+    model: VlaModel,
+    stream: BatchStream,
+    batches: int,
+    seed: int,
+    device: torch.device,
+    units: Normalizer | None = None,
+    steps: int | None = None,
 ) -> tuple[dict[str, float], Calibration]:
     """Errors of the averaged model on validation batches, and its calibration.
+
+    Args:
+        model: on the device.
+        stream: of held-out episodes.
+        batches: how many of it, at most.
+        seed: of which sentence is swapped with which.
+        units: that the action error is counted in, by default the model's own; models with
+            statistics of their own can be compared in one.
+        steps: of a chunk that count for it, by default all.
 
     Returns metrics: `action_l1` (normalised, of the deterministic chunk), `gripper_accuracy`,
     `keyframe_mm` and `keyframe_within_3cm` (horizontal error
@@ -134,7 +150,11 @@ def validate(
         swapped = _deterministic(model, swapped_scene)
         target = model.normalizer.action(batch['action'])
         mask = batch['action_mask'].float().unsqueeze(-1)
-        error = ((chunk - target).abs() * mask).sum() / (mask.sum() * target.shape[-1])
+        off = (chunk - target).abs()  # (B, H, 7)
+        if units is not None:
+            off = off * (model.normalizer.action_scale / units.action_scale)
+        counted = mask[:, :steps]
+        error = (off[:, :steps] * counted).sum() / (counted.sum() * target.shape[-1])
         gripper = ((chunk[:, 0, -1] > 0.5) == (target[:, 0, -1] > 0.5)).float().mean()
         change = (chunk - swapped)[differs][:, 0, :6].abs().mean()
         values = {
