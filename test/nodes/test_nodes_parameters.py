@@ -11,6 +11,7 @@ from rclpy.parameter import Parameter
 import yaml
 
 from vla_alignment_ros.errors import ConfigError
+from vla_alignment_ros.nodes.job_schema import JobParameters
 from vla_alignment_ros.nodes.parameters import defaults, parameter, Parameters
 from vla_alignment_ros.nodes.schemas import (
     PolicyParameters,
@@ -72,18 +73,19 @@ def test_descriptors_carry_unit_range_and_read_only(ros):
 
 
 @pytest.mark.parametrize(
-    'file, schema',
+    'file, schemas',
     [
-        ('policy.yaml', PolicyParameters),
-        ('training.yaml', TrainingParameters),
-        ('simulator.yaml', SimulatorParameters),
-        ('servo.yaml', ServoParameters),
+        ('policy.yaml', [PolicyParameters]),
+        ('training.yaml', [TrainingParameters, JobParameters]),
+        ('simulator.yaml', [SimulatorParameters]),
+        ('servo.yaml', [ServoParameters]),
     ],
 )
-def test_shipped_parameter_files_hold_exactly_the_defaults(file: str, schema: type):
+def test_shipped_parameter_files_hold_exactly_the_defaults(file: str, schemas: list[type]):
     data = yaml.safe_load(package_path('config', file).read_text(encoding='utf-8'))
     shipped = dict(_flat(data['/**']['ros__parameters']))
-    expected = {name: value for name, value in defaults(schema).items() if value != []}
+    every = {name: value for schema in schemas for name, value in defaults(schema).items()}
+    expected = {name: value for name, value in every.items() if value != []}
     assert shipped == expected
 
 

@@ -116,7 +116,9 @@ def test_every_node_and_mode_has_an_enclave_of_its_own():
 def test_a_node_is_allowed_exactly_what_it_uses(ros, checkpoint, tmp_path, kind, mode):
     given = {
         PolicyNode: {'checkpoint': str(checkpoint), 'use_sim_time': True, 'mode': mode},
-        TrainingNode: {'folder': str(tmp_path), 'use_sim_time': True},
+        TrainingNode: {
+            'folder': str(tmp_path), 'use_sim_time': True, 'training.offer_to': 'policy_node',
+        },
         SimulatorNode: {'reset_on_start': False},  # it is the clock
         ServoNode: {'use_sim_time': True},
         ExpertNode: {'use_sim_time': True},

@@ -52,10 +52,10 @@ class StatusBoard:
         )
         self._last = DiagnosticStatus()
 
-    def tell(self, status: DiagnosticStatus) -> None:
-        """Publish a status on both."""
+    def tell(self, status: DiagnosticStatus, *more: DiagnosticStatus) -> None:
+        """Publish a status on both, and more on `/diagnostics`."""
         self._status.publish(status)
-        self._diagnostics.publish(diagnostic_array(self._node, status))
+        self._diagnostics.publish(diagnostic_array(self._node, status, *more))
         self._last = status
 
     def nod(self) -> None:

@@ -3,7 +3,7 @@
 Services: `~/start_episode` (Trigger; the answer names the folder), `~/stop_episode` (SetBool, data
 = success), `~/discard_episode` (Trigger). Publishes `~/status` (DiagnosticStatus) and
 `/diagnostics`, with exact counts per topic. An instruction that came before an episode counts for
-it. Deactivating finishes a running episode with success unknown.
+it. Deactivating finishes a running episode with success unknown. Training: see `training_jobs`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from vla_alignment_ros.nodes.parameters import Parameters
 from vla_alignment_ros.nodes.qos import matching_publishers, subscribe_raw, topic_qos
 from vla_alignment_ros.nodes.runtime import off_executor, run, Worker
 from vla_alignment_ros.nodes.schemas import TrainingParameters
+from vla_alignment_ros.nodes.training_jobs import TrainingJobs
 
 RECORDER_DEPTH = 50  # messages per topic that DDS keeps while callbacks are late
 
@@ -44,6 +45,7 @@ class TrainingNode(ManagedNode):
         # begins an episode
         self._wiring = threading.Lock()
         self._worker = Worker('episode')
+        self._jobs = TrainingJobs(self, self.settings.current)
         self._board = StatusBoard(self)
         self.create_service(Trigger, '~/start_episode', partial(self._serve, self._start))
         self.create_service(SetBool, '~/stop_episode', partial(self._serve, self._stop))
@@ -63,6 +65,7 @@ class TrainingNode(ManagedNode):
         """Finish what is being recorded and free everything."""
         self._worker.close()
         super().close()
+        self._jobs.close()
 
     # -- lifecycle ------------------------------------------------------------------------------
 
@@ -193,7 +196,7 @@ class TrainingNode(ManagedNode):
             flaws += [f'{broken} broken instructions ignored'] if broken else []
             text = recorder.error or ', '.join(flaws) or 'ok'
             status = status_message(name, level, text, recorder.key_values())
-        self._board.tell(status)
+        self._board.tell(status, self._jobs.diagnostic())
 
 
 def _label(text: str) -> tuple[str, str]:
