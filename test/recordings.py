@@ -9,7 +9,7 @@ import pytest
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.control.codecs import make_codec
-from vla_alignment_ros.data.bag import EpisodeWriter
+from vla_alignment_ros.data.bag import EpisodeReader, EpisodeWriter
 from vla_alignment_ros.embodiment import ActionSpec, Camera, CommandSpec, Embodiment, Gripper
 
 PERIOD_NS = 100_000_000
@@ -101,6 +101,21 @@ class Recorder:
                 actions.append(action)
             path = writer.finish(success, extra or {'task': 'pick'})
         return path, observations, np.array(actions)
+
+
+def rewrite(path, root, change, name=None, **options):
+    """The same episode again, each message through `change(topic, log_ns, raw)`.
+
+    change: gives (log_ns, raw), or None for a message that is left out.
+    """
+    reader = EpisodeReader(path)
+    with EpisodeWriter(root, reader.info.embodiment, name, **options) as writer:
+        for topic, msgtype, log_ns, raw in reader.messages():
+            changed = change(topic, log_ns, raw)
+            if changed is not None:
+                writer.write(topic, msgtype, *changed)
+        writer.set_instruction(reader.info.instruction)
+        return writer.finish(reader.info.success, reader.info.extra)
 
 
 @pytest.fixture

@@ -129,6 +129,11 @@ def stamp_ns(raw: bytes, msgtype: str) -> int | None:
     return sec * 1_000_000_000 + nanosec
 
 
+def body(raw: bytes, msgtype: str) -> memoryview:
+    """The bytes after the stamp: equal for messages that say the same at different times."""
+    return memoryview(raw)[12 if msgtype in STAMPED else 4 :]
+
+
 def _stamp(header: Any) -> int:
     return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
 

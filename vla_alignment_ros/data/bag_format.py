@@ -32,11 +32,12 @@ METADATA = 'metadata.yaml'
 MAX_NAME_CHARS = 100
 MAX_METADATA_BYTES = 64 << 20
 MAX_DEPTH = 64  # of lists and mappings in each other
+INSTRUCTION_FROM, RELABELLED = 'instruction_from', 'relabelled'  # a note, and what it may say
 
-_PREFIX = 'vla.'
+PREFIX = 'vla.'
 _RESERVED = ('embodiment', 'instruction', 'success', 'format_version')
-_SUCCESS = {True: 'true', False: 'false', None: 'unknown'}
-_SAFE_LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # both are safe loaders
+SUCCESS_TEXTS = {True: 'true', False: 'false', None: 'unknown'}
+SAFE_LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # both are safe loaders
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class EpisodeInfo:
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def relabelled(self) -> bool:
+        """Whether `instruction` was set after the recording, over what the messages say."""
+        return self.extra.get(INSTRUCTION_FROM) == RELABELLED
 
 
 def sanitize_name(name: str) -> str:
@@ -138,15 +144,15 @@ def custom_data(
     custom = {
         'embodiment': json.dumps(embodiment.to_dict(), sort_keys=True),
         'instruction': instruction,
-        'success': _SUCCESS[success],
+        'success': SUCCESS_TEXTS[success],
         'format_version': str(FORMAT_VERSION),
     }
     for key, value in extra.items():
-        bare = key.removeprefix(_PREFIX)
+        bare = key.removeprefix(PREFIX)
         if bare in _RESERVED or not isinstance(value, str):
             raise BagError(f'extra {key!r}: {value!r} must be a string, the name not reserved')
         custom[bare] = value
-    return {f'{_PREFIX}{key}': value for key, value in custom.items()}
+    return {f'{PREFIX}{key}': value for key, value in custom.items()}
 
 
 def read_info(path: Path) -> EpisodeInfo:
@@ -155,11 +161,11 @@ def read_info(path: Path) -> EpisodeInfo:
         if file.stat().st_size > MAX_METADATA_BYTES:
             raise BagError(f'{file} is larger than {MAX_METADATA_BYTES >> 20} MiB')
         text = file.read_text(encoding='utf-8')
-        _check_depth(text)
-        document = yaml.load(text, Loader=_SAFE_LOADER)  # noqa: S506
+        check_depth(text)
+        document = yaml.load(text, Loader=SAFE_LOADER)  # noqa: S506
         data = document['rosbag2_bagfile_information']
         custom = {_text(k): _text(v) for k, v in (data.get('custom_data') or {}).items()}
-        embodiment = _parse_embodiment(custom.get(f'{_PREFIX}embodiment', ''))
+        embodiment = _parse_embodiment(custom.get(f'{PREFIX}embodiment', ''))
         spelling = topic_spelling(embodiment)
         counts: dict[str, int] = {}
         types: dict[str, str] = {}
@@ -178,11 +184,11 @@ def read_info(path: Path) -> EpisodeInfo:
         raise BagError(f'{file} is damaged: {error!r}') from error
     except EmbodimentError as error:
         raise BagError(f'{file} holds an embodiment that is not valid: {error}') from error
-    version = custom.get(f'{_PREFIX}format_version', str(FORMAT_VERSION))
+    version = custom.get(f'{PREFIX}format_version', str(FORMAT_VERSION))
     if version not in map(str, range(FORMAT_VERSION + 1)):
         raise BagError(f'{path} has format {version}, this package reads up to {FORMAT_VERSION}')
-    verdicts = {text: verdict for verdict, text in _SUCCESS.items()}
-    bare = {k.removeprefix(_PREFIX): v for k, v in custom.items()}
+    verdicts = {text: verdict for verdict, text in SUCCESS_TEXTS.items()}
+    bare = {k.removeprefix(PREFIX): v for k, v in custom.items()}
     return EpisodeInfo(
         path=path,
         instruction=bare.get('instruction', ''),
@@ -197,10 +203,10 @@ def read_info(path: Path) -> EpisodeInfo:
     )
 
 
-def _check_depth(text: str) -> None:
+def check_depth(text: str) -> None:
     """Refuse YAML that is nested without end: the C loader recurses, and would end the process."""
     depth = 0
-    for event in yaml.parse(text, Loader=_SAFE_LOADER):  # events alone do not recurse
+    for event in yaml.parse(text, Loader=SAFE_LOADER):  # events alone do not recurse
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):

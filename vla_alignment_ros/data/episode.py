@@ -12,6 +12,8 @@ How an episode is sampled:
   ticks whose command is older than two control periods.
 * An action chunk never reaches over a gap in the commands or past the end of the episode.
 * A tick is a correction where the newest message on `intervention` says that a person drives.
+* The instruction is the one that was said, as the messages have it; that of the bag's custom data
+  where nothing was said, or where somebody relabelled the episode.
 
 Observations come from `ObservationAssembler`, the code the live policy uses, on the same bytes.
 The bag is read twice, first for the stamps and then for the pixels, so that memory does not grow
@@ -20,14 +22,14 @@ with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from vla_alignment_ros import wire
-from vla_alignment_ros.control.codecs import CommandCodec, gripper_index, make_codec
+from vla_alignment_ros.control.codecs import gripper_index, make_codec
 from vla_alignment_ros.data import align
 from vla_alignment_ros.data.bag import EpisodeInfo, EpisodeReader
 from vla_alignment_ros.data.bag_format import INTERVENTION_TOPIC, INTERVENTION_TYPE
@@ -61,6 +63,17 @@ class EpisodeIndex:
     def __len__(self) -> int:
         return len(self.ticks_ns)
 
+    def rows(self, rows: np.ndarray) -> EpisodeIndex:
+        """Some of the samples, (R,) ascending."""
+        return replace(
+            self,
+            ticks_ns=self.ticks_ns[rows],
+            picks={topic: pick[rows] for topic, pick in self.picks.items()},
+            chunk_start=self.chunk_start[rows],
+            chunk_stop=self.chunk_stop[rows],
+            correction=self.correction[rows],
+        )
+
 
 @dataclass(frozen=True)
 class EpisodeData:
@@ -75,13 +88,13 @@ class EpisodeData:
 
 
 @dataclass(frozen=True)
-class _Scan:
+class Scan:
     """Stamps of one bag: topic -> (N,) arrays in order of arrival, and the small messages."""
 
     stamps: dict[str, np.ndarray]
     logs: dict[str, np.ndarray]
     has_header: dict[str, bool]
-    kept: dict[str, list[bytes]]  # command, instruction and intervention messages
+    kept: dict[str, list[bytes]]  # all but the images
 
 
 def index_episode(path: Path | str, embodiment: Embodiment | None = None) -> EpisodeIndex:
@@ -99,9 +112,8 @@ def index_episode(path: Path | str, embodiment: Embodiment | None = None) -> Epi
         embodiment = embodiment or reader.info.embodiment
         if embodiment is None:
             raise DatasetError('the bag names no embodiment; give the one it was recorded with')
-        codec = make_codec(embodiment)
-        _check_topics(reader.info, embodiment)
-        return _index(reader.info, embodiment, codec, _scan(reader, embodiment))
+        check_topics(reader.info, embodiment)
+        return index_scan(reader.info, embodiment, scan_episode(reader, embodiment))
     except (BagError, WireError, ControlError, DatasetError) as error:
         raise DatasetError(f'episode {path}: {error}') from error
 
@@ -174,22 +186,33 @@ def keyframes(
         (T, 3) float32 end-effector position there, None where the state has no end effector;
         (T,) float32 gripper command there.
     """
-    column = gripper_index(index.embodiment)
-    commands = index.actions[:, column] if column is not None else np.ones(len(index.actions))
-    change = align.next_change(commands)[index.chunk_start]  # (T,) into actions
-    gripper = commands[change].astype(np.float32)
+    _, gripper = _next_changes(index)
     if not set(EE_POSITION) <= set(state_names):
         return None, gripper
-    # a change may fall on a dropped tick: the first sample at or after it stands for it
-    row = np.searchsorted(index.chunk_start, change, side='left')
     position = state[:, [state_names.index(name) for name in EE_POSITION]]  # (T, 3)
-    return position[np.minimum(row, len(index) - 1)].astype(np.float32), gripper
+    return position[keyframe_rows(index)].astype(np.float32), gripper
+
+
+def keyframe_rows(index: EpisodeIndex) -> np.ndarray:
+    """(T,) for every sample the one at its next keyframe; see `keyframes`."""
+    # a change may fall on a dropped tick: the first sample at or after it stands for it
+    row = np.searchsorted(index.chunk_start, _next_changes(index)[0], side='left')
+    return np.minimum(row, len(index) - 1)
+
+
+def _next_changes(index: EpisodeIndex) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) for every sample the next action that changes the gripper, and the gripper then."""
+    column = gripper_index(index.embodiment)
+    told = index.actions[:, column] if column is not None else np.ones(len(index.actions))
+    change = align.next_change(told)[index.chunk_start]
+    return change, told[change].astype(np.float32)
 
 
 # -- the index ----------------------------------------------------------------------------------
 
 
-def _check_topics(info: EpisodeInfo, embodiment: Embodiment) -> None:
+def check_topics(info: EpisodeInfo, embodiment: Embodiment) -> None:
+    """Raise DatasetError where a bag lacks a topic of the embodiment, or has another type."""
     for topic, msgtype in embodiment.topics().items():
         if topic == embodiment.instruction_topic and info.instruction:
             continue
@@ -212,13 +235,29 @@ def _check_topics(info: EpisodeInfo, embodiment: Embodiment) -> None:
         )
 
 
-def _scan(reader: EpisodeReader, embodiment: Embodiment) -> _Scan:
+def scan_episode(
+    reader: EpisodeReader,
+    embodiment: Embodiment,
+    messages: Iterable[tuple[str, str, int, bytes]] | None = None,
+) -> Scan:
+    """The stamps of every topic of the embodiment, in one clock, and the messages without pixels.
+
+    Args:
+        reader: of the bag.
+        embodiment: whose topics count.
+        messages: those of the bag, where somebody else looks at them in the same pass.
+
+    Raises:
+        BagError, WireError: the bag is damaged, or a message has no room for its stamp.
+    """
     topics = {**embodiment.topics(), INTERVENTION_TOPIC: INTERVENTION_TYPE}
-    small = {*embodiment.command_topics(), embodiment.instruction_topic, INTERVENTION_TOPIC}
+    small = set(topics) - {camera.topic for camera in embodiment.cameras}
     headers: dict[str, list[int]] = {topic: [] for topic in topics}
     logs: dict[str, list[int]] = {topic: [] for topic in topics}
     kept: dict[str, list[bytes]] = {topic: [] for topic in small}
-    for topic, msgtype, log_ns, raw in reader.messages(topics):
+    for topic, msgtype, log_ns, raw in reader.messages(topics) if messages is None else messages:
+        if topic not in topics:
+            continue
         stamp = wire.stamp_ns(raw, msgtype)
         headers[topic].append(log_ns if stamp is None else stamp)
         logs[topic].append(log_ns)
@@ -237,34 +276,49 @@ def _scan(reader: EpisodeReader, embodiment: Embodiment) -> _Scan:
     for topic in topics:
         if not has_header[topic]:
             stamps[topic] = align.headerless(logged[topic], reference_log[order], reference[order])
-    return _Scan(stamps, logged, has_header, kept)
+    return Scan(stamps, logged, has_header, kept)
 
 
-def _index(
-    info: EpisodeInfo, embodiment: Embodiment, codec: CommandCodec, scan: _Scan
-) -> EpisodeIndex:
+def commands(
+    scan: Scan, embodiment: Embodiment
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """What the robot was told: ticks (A,) ns, actions (A, 7) float32, and the ticks without one.
+
+    Raises:
+        WireError, ControlError: a command is broken.
+    """
     dropped: dict[str, int] = {}
+    codec = make_codec(embodiment)
     period_ns = 1e9 / embodiment.rate_hz
     ticks = align.control_ticks(scan.stamps[codec.trigger], embodiment.rate_hz)
-
-    # a command for every tick, or no tick
-    command_picks = {}
+    picks = {}
     fresh = np.ones(len(ticks), bool)
     for topic in codec.topics:
         stamps = scan.stamps[topic]
         if topic != codec.trigger and not scan.has_header[topic]:
             if align.published_together(scan.logs[topic], scan.logs[codec.trigger]):
                 stamps = scan.stamps[codec.trigger]
-        command_picks[topic] = pick = align.as_of(stamps, ticks)
+        picks[topic] = pick = align.as_of(stamps, ticks)
         fresh &= pick >= 0
         if topic == codec.trigger:
             fresh &= ticks - stamps[pick] <= COMMAND_MAX_AGE_PERIODS * period_ns
     _count(dropped, 'command', ~fresh)
     ticks = ticks[fresh]
-    command_picks = {topic: pick[fresh] for topic, pick in command_picks.items()}
+    picks = {topic: pick[fresh] for topic, pick in picks.items()}
     actions = np.empty((len(ticks), ACTION_DIM), np.float32)
     for i in range(len(ticks)):
-        actions[i] = codec.decode({t: scan.kept[t][p[i]] for t, p in command_picks.items()})
+        actions[i] = codec.decode({t: scan.kept[t][p[i]] for t, p in picks.items()})
+    return ticks, actions, dropped
+
+
+def index_scan(info: EpisodeInfo, embodiment: Embodiment, scan: Scan) -> EpisodeIndex:
+    """Align what was scanned.
+
+    Raises:
+        DatasetError, WireError, ControlError: it gives no sample, or a message is broken.
+    """
+    # a command for every tick, or no tick
+    ticks, actions, dropped = commands(scan, embodiment)
     stops = align.segment_stops(ticks, embodiment.rate_hz)
 
     # an observation for every tick, or no sample
@@ -299,15 +353,18 @@ def _index(
 
 
 def _instructions(
-    info: EpisodeInfo, embodiment: Embodiment, scan: _Scan
+    info: EpisodeInfo, embodiment: Embodiment, scan: Scan
 ) -> tuple[tuple[bytes, ...], np.ndarray]:
     """The instruction messages and the stamps (N,) from which each holds.
 
     The only instruction of an episode holds from its beginning, wherever the recorder was
-    handed it, and also when it stands in the bag's custom data alone.
+    handed it, and also when it stands in the bag's custom data alone. What the bag was relabelled
+    with takes the place of all that was said.
     """
     topic = embodiment.instruction_topic
     raws, stamps = scan.kept[topic], scan.stamps[topic]
+    if info.relabelled:
+        raws, stamps = [], stamps[:0]
     texts = {normalize_instruction(wire.decode_string(raw)) for raw in raws}
     if not raws:
         raws, stamps = [wire.encode_string(info.instruction)], np.zeros(1, np.int64)
@@ -316,7 +373,7 @@ def _instructions(
     return tuple(raws), stamps
 
 
-def _corrections(scan: _Scan, ticks_ns: np.ndarray) -> np.ndarray:
+def _corrections(scan: Scan, ticks_ns: np.ndarray) -> np.ndarray:
     """(T,) bool: whether a person drives at a tick; nobody does before the first message."""
     driven = [wire.decode_bool(raw) for raw in scan.kept[INTERVENTION_TOPIC]]
     newest = align.as_of(scan.stamps[INTERVENTION_TOPIC], ticks_ns)

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from recordings import Recorder
+from recordings import Recorder, rewrite
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.data.bag import EpisodeReader, EpisodeWriter
@@ -12,18 +12,6 @@ from vla_alignment_ros.errors import DatasetError
 from vla_alignment_ros.observation import normalize_instruction, ObservationAssembler
 
 PERIOD_NS = 100_000_000
-
-
-def rewrite(path, root, change):
-    """The same episode again, each message through `change(topic, log_ns, raw) -> …| None`."""
-    reader = EpisodeReader(path)
-    with EpisodeWriter(root, reader.info.embodiment) as writer:
-        for topic, msgtype, log_ns, raw in reader.messages():
-            changed = change(topic, log_ns, raw)
-            if changed is not None:
-                writer.write(topic, msgtype, *changed)
-        writer.set_instruction(reader.info.instruction)
-        return writer.finish(reader.info.success)
 
 
 def assert_same(a, b):
