@@ -7,10 +7,11 @@ import sys
 import tyro
 
 from vla_alignment_ros.cli.bag_info import info
+from vla_alignment_ros.cli.bag_relabel import relabel
 from vla_alignment_ros.cli.console import guarded
 
 DESCRIPTION = 'Work on recorded demonstrations: one rosbag2 folder per episode.'
-COMMANDS = (info,)
+COMMANDS = (info, relabel)
 
 app = tyro.extras.SubcommandApp()
 for _command in COMMANDS:
