@@ -8,12 +8,13 @@ import tyro
 
 from vla_alignment_ros.cli.bag_info import info
 from vla_alignment_ros.cli.bag_merge import merge
+from vla_alignment_ros.cli.bag_play_sheet import play_sheet
 from vla_alignment_ros.cli.bag_relabel import relabel
 from vla_alignment_ros.cli.bag_trim import trim
 from vla_alignment_ros.cli.console import guarded
 
 DESCRIPTION = 'Work on recorded demonstrations: one rosbag2 folder per episode.'
-COMMANDS = (info, relabel, trim, merge)
+COMMANDS = (info, relabel, trim, merge, play_sheet)
 
 app = tyro.extras.SubcommandApp()
 for _command in COMMANDS:

@@ -64,7 +64,8 @@ class Overlay:
     masks: Sequence[np.ndarray | None]  # (H, W) bool of what each word means, where it means one
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Draw a figure."""
     FigureCanvasAgg(figure)
     out = io.BytesIO()
     figure.savefig(out, format='png', dpi=DPI)
@@ -115,7 +116,7 @@ def embedding_map(
         axes.legend(handles=handles, loc='center left', bbox_to_anchor=(1.0, 0.5))
         axes.set_title(f'Scenes and the sentences said in them: {count} pairs, one joint t-SNE')
         axes.set(xticks=[], yticks=[])
-        return _png(figure)
+        return png(figure)
 
 
 def retrieval_sheet(ranked: Sequence[Ranked]) -> bytes:
@@ -140,7 +141,7 @@ def retrieval_sheet(ranked: Sequence[Ranked]) -> bytes:
             f'{what}: best first, green where it fits, red where it does not',
             x=0.01, ha='left', fontsize=13,
         )  # fmt: skip
-        return _png(figure)
+        return png(figure)
 
 
 def _cell(axes, item: np.ndarray | str, title: str, color: str) -> None:
@@ -150,7 +151,7 @@ def _cell(axes, item: np.ndarray | str, title: str, color: str) -> None:
         spine.set(visible=True, color=color, linewidth=2.5 if color != INK else 1)
     if isinstance(item, str):
         axes.text(
-            0.5, 0.5, _wrap(item, 17), ha='center', va='center', fontsize=11,
+            0.5, 0.5, wrap(item, 17), ha='center', va='center', fontsize=11,
             transform=axes.transAxes,
         )  # fmt: skip
     else:
@@ -182,7 +183,7 @@ def similarity_matrix(
         bar = figure.colorbar(picture, ax=axes, shrink=0.8)
         bar.set_label('similarity')
         bar.outline.set_visible(False)
-        return _png(figure)
+        return png(figure)
 
 
 def attention_sheet(overlays: Sequence[Overlay]) -> bytes:
@@ -197,7 +198,7 @@ def attention_sheet(overlays: Sequence[Overlay]) -> bytes:
             for axes in cells:
                 axes.set_axis_off()
             cells[0].imshow(one.image, interpolation='nearest')
-            cells[0].set_title(_wrap(one.title, 19), fontsize=12)
+            cells[0].set_title(wrap(one.title, 19), fontsize=12)
             for axes, word, heat, mask in zip(cells[1:], one.words, one.maps, one.masks):
                 _overlay(axes, one.image, heat, mask)
                 axes.set_title(word, fontsize=15, fontweight='bold' if mask is not None else None)
@@ -205,7 +206,7 @@ def attention_sheet(overlays: Sequence[Overlay]) -> bytes:
             'Where each word looks (yellow: most). Green outline: what the word truly means',
             x=0.01, ha='left', fontsize=17,
         )  # fmt: skip
-        return _png(figure)
+        return png(figure)
 
 
 def _overlay(axes, image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None) -> None:
@@ -237,7 +238,7 @@ def reliability_diagram(found: Mapping[str, Reliability]) -> bytes:
             'Is the score right? On the dashed line it is; larger dots hold more scores',
             x=0.01, ha='left', fontsize=13,
         )  # fmt: skip
-        return _png(figure)
+        return png(figure)
 
 
 def confusion_matrix(answers: Classification, title: str) -> bytes:
@@ -268,7 +269,7 @@ def confusion_matrix(answers: Classification, title: str) -> bytes:
         axes.set(xlabel='answer', ylabel='truth')
         right = f'{answers.correct} of {answers.count} right'
         axes.set_title(f'{title}\n{right} (green: the right answer)')
-        return _png(figure)
+        return png(figure)
 
 
 def training_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
@@ -292,7 +293,7 @@ def training_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> byte
         for axes in panels[len(series) :]:
             axes.set_axis_off()
         figure.suptitle('Training, by optimiser step (thick: smoothed)', x=0.01, ha='left')
-        return _png(figure)
+        return png(figure)
 
 
 def _smooth(values: np.ndarray, window_share: float = 0.04) -> np.ndarray:
@@ -313,7 +314,8 @@ def _color(word: str, index: int) -> str:
     return named.get(word, (MARK, GOOD, BAD, HELD, SOFT)[index % 5])
 
 
-def _wrap(text: str, width: int) -> str:
+def wrap(text: str, width: int) -> str:
+    """Text in lines of at most so many letters, but for longer words."""
     lines, line = [], ''
     for word in text.split():
         if line and len(line) + 1 + len(word) > width:
