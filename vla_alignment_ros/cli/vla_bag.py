@@ -6,6 +6,7 @@ import sys
 
 import tyro
 
+from vla_alignment_ros.cli.bag_check import check
 from vla_alignment_ros.cli.bag_info import info
 from vla_alignment_ros.cli.bag_merge import merge
 from vla_alignment_ros.cli.bag_play_sheet import play_sheet
@@ -14,7 +15,7 @@ from vla_alignment_ros.cli.bag_trim import trim
 from vla_alignment_ros.cli.console import guarded
 
 DESCRIPTION = 'Work on recorded demonstrations: one rosbag2 folder per episode.'
-COMMANDS = (info, relabel, trim, merge, play_sheet)
+COMMANDS = (info, check, relabel, trim, merge, play_sheet)
 
 app = tyro.extras.SubcommandApp()
 for _command in COMMANDS:
