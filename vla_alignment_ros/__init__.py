@@ -8,6 +8,7 @@ One room, one job; a room imports only rooms above it in this list:
     calibration   where a fixed camera is and how it projects
     embodiment    what is particular to one robot (YAML)
     pixels        image encodings → RGB
+    samples       what messages say, as numpy
     wire          CDR bytes ↔ numpy: the one path for live messages, bags and commands
     kinematics    where the hand is, from the URDF
     observation   raw messages → Observation, the same live and in training

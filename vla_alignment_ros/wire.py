@@ -11,8 +11,6 @@ reads past the end. Images leave here as (H, W, 3) uint8 RGB.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 import struct
 from typing import Any
 
@@ -22,6 +20,7 @@ from rosbags.typesys import get_typestore, Stores
 
 from vla_alignment_ros.errors import WireError
 from vla_alignment_ros.pixels import decompress_rgb, MAX_IMAGE_SIDE, to_rgb, unpadded_rgb8
+from vla_alignment_ros.samples import ImageFrame, JointSample, TrajectorySample, TwistSample
 
 _STORE = get_typestore(Stores.ROS2_JAZZY)
 _TYPES = _STORE.types
@@ -35,62 +34,6 @@ STAMPED = frozenset(
     for name, kind in _TYPES.items()
     if next(iter(getattr(kind, '__dataclass_fields__', {})), None) == 'header'
 )
-
-
-@dataclass(frozen=True)
-class ImageFrame:
-    """A camera image: (H, W, 3) uint8 RGB, and when and where it was taken."""
-
-    ts_ns: int
-    frame_id: str
-    image: np.ndarray
-
-
-@dataclass(frozen=True)
-class JointSample:
-    """One `sensor_msgs/JointState`; velocity and effort are empty when not reported."""
-
-    ts_ns: int
-    names: tuple[str, ...]
-    position: np.ndarray  # (J,) float64, rad or m
-    velocity: np.ndarray  # (J,) or (0,)
-    effort: np.ndarray  # (J,) or (0,)
-
-    def take(self, names: Sequence[str]) -> np.ndarray:
-        """Positions (N,) of these joints, whatever the order of the message.
-
-        Raises:
-            WireError: it has no position for one of them.
-        """
-        index = {name: i for i, name in enumerate(self.names)}
-        missing = [name for name in names if name not in index]
-        if missing or not len(self.position):
-            raise WireError(
-                f'joint state lacks a position for {", ".join(missing) or "every joint"}; '
-                f'it names {", ".join(self.names) or "none"}'
-            )
-        return self.position[[index[name] for name in names]]
-
-
-@dataclass(frozen=True)
-class TwistSample:
-    """One `geometry_msgs/TwistStamped`: m/s and rad/s in `frame_id`."""
-
-    ts_ns: int
-    frame_id: str
-    linear: np.ndarray  # (3,)
-    angular: np.ndarray  # (3,)
-
-
-@dataclass(frozen=True)
-class TrajectorySample:
-    """One `trajectory_msgs/JointTrajectory` with P points of J positions."""
-
-    ts_ns: int
-    frame_id: str
-    names: tuple[str, ...]
-    positions: np.ndarray  # (P, J)
-    time_from_start_s: np.ndarray  # (P,)
 
 
 # -- decoding -----------------------------------------------------------------------------------

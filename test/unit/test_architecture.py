@@ -14,9 +14,9 @@ PACKAGE = 'vla_alignment_ros'
 SOURCES = sorted((ROOT / PACKAGE).rglob('*.py'))
 # The order of the rooms: a room imports only rooms that stand before it.
 ROOMS = (
-    'errors', 'resources', 'fields', 'calibration', 'embodiment', 'pixels', 'wire', 'kinematics',
-    'observation', 'control', 'data', 'encoders', 'alignment', 'policy', 'training', 'sim',
-    'evaluation', 'nodes', 'cli',
+    'errors', 'resources', 'fields', 'calibration', 'embodiment', 'pixels', 'samples', 'wire',
+    'kinematics', 'observation', 'control', 'data', 'encoders', 'alignment', 'policy', 'training',
+    'sim', 'evaluation', 'nodes', 'cli',
 )  # fmt: skip
 # Started from a function, when it is asked for: the command lines work where no ROS is installed.
 LAZY = {('evaluation', 'nodes'), ('cli', 'nodes')}
