@@ -32,11 +32,15 @@ ACTION_DIM = 7
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
 JOINT_STATE = 'sensor_msgs/msg/JointState'
+BOOL = 'std_msgs/msg/Bool'
 STRING = 'std_msgs/msg/String'
 FLOAT64 = 'std_msgs/msg/Float64'
 FLOAT64_MULTI_ARRAY = 'std_msgs/msg/Float64MultiArray'
 TWIST_STAMPED = 'geometry_msgs/msg/TwistStamped'
 JOINT_TRAJECTORY = 'trajectory_msgs/msg/JointTrajectory'
+
+# true: a person drives from a message's (log) time on, false: the policy again; latched
+INTERVENTION_TOPIC = 'intervention'
 
 ACTION_SPACES = ('ee_delta', 'joint_position', 'joint_velocity')
 
@@ -229,7 +233,7 @@ class Embodiment:
 
     def recorded_topics(self) -> dict[str, str]:
         """Topic -> message type of everything a recording of this robot holds."""
-        return {**self.topics(), **self.segmentation_topics()}
+        return {**self.topics(), **self.segmentation_topics(), INTERVENTION_TOPIC: BOOL}
 
     def source_topics(self) -> dict[str, str]:
         """Source name ('front', 'joint_states', 'instruction', …) -> topic."""
@@ -383,7 +387,7 @@ def _check(e: Embodiment) -> None:
         )
     _check_topic(e.instruction_topic, 'instruction_topic')
     _check_topic(e.joint_states_topic, 'joint_states_topic')
-    topics = [*e.source_topics().values(), *e.command_topics()]
+    topics = [*e.source_topics().values(), *e.command_topics(), INTERVENTION_TOPIC]
     topics += [c.segmentation for c in e.cameras if c.segmentation is not None]
     if len(set(topics)) != len(topics):
         raise EmbodimentError(f'two roles share one topic: {topics}')

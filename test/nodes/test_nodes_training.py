@@ -19,6 +19,7 @@ from vla_alignment_ros.nodes.training_node import TrainingNode
 STATUS = 'diagnostic_msgs/msg/DiagnosticStatus'
 NODE = 'training_node'
 PATIENCE_S = 30.0
+LATCHED = ('instruction', 'intervention')
 SENSED = 7  # two cameras with labels, joints, two command topics
 
 
@@ -30,7 +31,7 @@ class Robot:
         offered = {c.topic: cameras for c in self.embodiment.cameras if cameras}
         self.outputs = {
             topic: ros.speak(
-                topic, kind, latched() if topic == 'instruction' else offered.get(topic)
+                topic, kind, latched() if topic in LATCHED else offered.get(topic)
             )
             for topic, kind in self.embodiment.recorded_topics().items()
         }
@@ -58,7 +59,7 @@ class Robot:
 
 
 def _received(node: TrainingNode) -> list[int]:
-    return [c.received for topic, c in node._recorder.counts().items() if topic != 'instruction']
+    return [c.received for topic, c in node._recorder.counts().items() if topic not in LATCHED]
 
 
 def test_an_episode_holds_what_was_sent_between_start_and_stop(ros, tmp_path: Path):
@@ -67,11 +68,13 @@ def test_an_episode_holds_what_was_sent_between_start_and_stop(ros, tmp_path: Pa
     assert node.bring_up()
     robot.matched(ros)
     robot.say('push the ball left')
+    robot.outputs['intervention'].publish(wire.encode_bool(True))
     started = ros.trigger(f'{NODE}/start_episode')
     assert started.success
     for step in range(1, 6):
         robot.tick(step * 100_000_000)
     ros.until(lambda: _received(node) == [5] * SENSED, 'five of each')
+    ros.until(lambda: node._recorder.counts()['intervention'].received == 1, 'who drives')
     stopped = ros.set_bool(f'{NODE}/stop_episode', True)
     assert stopped.success, stopped.message
     info = EpisodeReader(Path(stopped.message)).info
@@ -81,8 +84,10 @@ def test_an_episode_holds_what_was_sent_between_start_and_stop(ros, tmp_path: Pa
     assert info.extra['task'] == 'push'
     assert info.extra['seed'] == '3'
     assert info.embodiment == robot.embodiment
-    assert {t: n for t, n in info.message_counts.items() if t != 'instruction'} == {
-        topic: 5 for topic in robot.outputs if topic != 'instruction'
+    assert info.extra['interventions'] == '1'
+    assert info.message_counts.pop('intervention') == 1
+    assert {t: n for t, n in info.message_counts.items() if t not in LATCHED} == {
+        topic: 5 for topic in robot.outputs if topic not in LATCHED
     }
 
 

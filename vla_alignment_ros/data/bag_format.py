@@ -22,12 +22,10 @@ from rosbags.interfaces import (
 from rosbags.typesys import get_typestore, Stores
 import yaml
 
-from vla_alignment_ros.embodiment import Embodiment
+from vla_alignment_ros.embodiment import Embodiment, INTERVENTION_TOPIC
 from vla_alignment_ros.errors import BagError, EmbodimentError
 
 FORMAT_VERSION = 1
-# where a person took over from the policy: true from a message's log time on, until false
-INTERVENTION_TOPIC, INTERVENTION_TYPE = 'intervention', 'std_msgs/msg/Bool'
 METADATA = 'metadata.yaml'
 MAX_NAME_CHARS = 100
 MAX_METADATA_BYTES = 64 << 20
@@ -101,7 +99,7 @@ def spell(topic: str, spelling: Mapping[str, str]) -> str:
 def default_qos(embodiment: Embodiment) -> dict[str, OfferedQos]:
     qos = {camera.topic: SENSOR_QOS for camera in embodiment.cameras}
     qos |= dict.fromkeys(embodiment.segmentation_topics(), SENSOR_QOS)
-    qos[embodiment.instruction_topic] = LATCHED_QOS
+    qos[embodiment.instruction_topic] = qos[INTERVENTION_TOPIC] = LATCHED_QOS
     return qos
 
 

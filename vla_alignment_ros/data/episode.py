@@ -32,8 +32,7 @@ from vla_alignment_ros import wire
 from vla_alignment_ros.control.codecs import gripper_index, make_codec
 from vla_alignment_ros.data import align
 from vla_alignment_ros.data.bag import EpisodeInfo, EpisodeReader
-from vla_alignment_ros.data.bag_format import INTERVENTION_TOPIC, INTERVENTION_TYPE
-from vla_alignment_ros.embodiment import ACTION_DIM, Embodiment
+from vla_alignment_ros.embodiment import ACTION_DIM, BOOL, Embodiment, INTERVENTION_TOPIC
 from vla_alignment_ros.errors import BagError, ControlError, DatasetError, WireError
 from vla_alignment_ros.observation import (
     EE_POSITION,
@@ -227,10 +226,10 @@ def check_topics(info: EpisodeInfo, embodiment: Embodiment) -> None:
                 f'topic {topic!r} carries {info.message_types[topic]}, '
                 f'embodiment {embodiment.name!r} says {msgtype}'
             )
-    flag = info.message_types.get(INTERVENTION_TOPIC, INTERVENTION_TYPE)
-    if flag != INTERVENTION_TYPE:
+    flag = info.message_types.get(INTERVENTION_TOPIC, BOOL)
+    if flag != BOOL:
         raise DatasetError(
-            f'topic {INTERVENTION_TOPIC!r} carries {flag}, not the {INTERVENTION_TYPE} that says '
+            f'topic {INTERVENTION_TOPIC!r} carries {flag}, not the {BOOL} that says '
             f'when a person took over'
         )
 
@@ -250,7 +249,7 @@ def scan_episode(
     Raises:
         BagError, WireError: the bag is damaged, or a message has no room for its stamp.
     """
-    topics = {**embodiment.topics(), INTERVENTION_TOPIC: INTERVENTION_TYPE}
+    topics = {**embodiment.topics(), INTERVENTION_TOPIC: BOOL}
     small = set(topics) - {camera.topic for camera in embodiment.cameras}
     headers: dict[str, list[int]] = {topic: [] for topic in topics}
     logs: dict[str, list[int]] = {topic: [] for topic in topics}

@@ -19,7 +19,8 @@ from typing import Any
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.data.bag import EpisodeWriter
-from vla_alignment_ros.embodiment import Embodiment
+from vla_alignment_ros.data.take_overs import TakeOvers
+from vla_alignment_ros.embodiment import Embodiment, INTERVENTION_TOPIC
 from vla_alignment_ros.errors import BagError, WireError
 
 JOIN_S = 10.0
@@ -77,6 +78,7 @@ class EpisodeRecorder:
         self._instruction = ''  # the newest that can be read
         self._said: bytes | None = None  # its message
         self._broken: bytes | None = None  # a broken one since then, outside of any episode
+        self._take_overs = TakeOvers()
         self._newest: dict[str, int] = {}  # topic -> stamp, whether recorded or not
         self._before: dict[str, int] = {}  # the same as it was when the episode began
         self._closing = False
@@ -109,6 +111,9 @@ class EpisodeRecorder:
                 if raw is not None:
                     self._take(self.embodiment.instruction_topic, raw, now_ns)
             self._broken = None
+            self._take_overs.begin()
+            if self._take_overs.driving is not None:
+                self._take(INTERVENTION_TOPIC, self._take_overs.driving, now_ns)
         return name
 
     def push(self, topic: str, raw: bytes, now_ns: int) -> None:
@@ -119,6 +124,8 @@ class EpisodeRecorder:
         with self._changed:
             if topic == self.embodiment.instruction_topic:
                 self._hear(raw)
+            elif topic == INTERVENTION_TOPIC:
+                self._take_overs.hear(raw)
             stamp = self._stamp(topic, raw)
             if self._session is not None and self._session.writer is not None:
                 # said before the episode and now repeated: not part of it
@@ -138,7 +145,8 @@ class EpisodeRecorder:
             session = self._end()
             for topic, raw in session.early:
                 self._enqueue(session, topic, now_ns, raw)
-            done = self._command('finish', session, success, dict(extra), self._instruction)
+            notes = {**self._take_overs.notes(), **extra}
+            done = self._command('finish', session, success, notes, self._instruction)
         return done.result()
 
     def discard(self) -> None:

@@ -12,7 +12,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 
-from vla_alignment_ros.embodiment import Embodiment
+from vla_alignment_ros.embodiment import Embodiment, INTERVENTION_TOPIC
 from vla_alignment_ros.wire import STAMPED
 
 
@@ -61,7 +61,7 @@ def matching_publishers(node: Node, topic: str, wanted: QoSProfile) -> QoSProfil
 
 def topic_qos(embodiment: Embodiment, topic: str, depth: int = 5) -> QoSProfile:
     """What a subscriber of an embodiment's topic asks for by default."""
-    if topic == embodiment.instruction_topic:
+    if topic in (embodiment.instruction_topic, INTERVENTION_TOPIC):
         return latched()
     if topic in {**embodiment.observation_topics(), **embodiment.segmentation_topics()}:
         return sensor_data(depth)

@@ -259,3 +259,43 @@ def test_episodes_cannot_be_nested_nor_ended_twice(recorder):
     recorder.discard()
     with pytest.raises(BagError, match='start one first'):
         recorder.discard()
+
+
+def test_an_episode_tells_how_often_a_person_took_over_and_from_when(recorder, embodiment):
+    def say(drives: bool) -> None:
+        recorder.push('intervention', wire.encode_bool(drives), WALL_NS)
+
+    def tick(ts_ns: int) -> None:
+        for topic, raw in _tick(embodiment, ts_ns).items():
+            recorder.push(topic, raw, WALL_NS)
+
+    say(False)  # latched, from before
+    recorder.start(WALL_NS)
+    tick(1_000)
+    say(True)
+    say(True)  # said again, not taken over again
+    tick(2_000)
+    recorder.push('intervention', b'\0\1', WALL_NS)  # broken
+    say(False)
+    tick(3_000)
+    say(True)
+    tick(4_000)
+    first = EpisodeReader(recorder.stop(True, {'task': 'pick'}, WALL_NS))
+    assert first.info.extra == {'interventions': '2', 'task': 'pick'}
+    assert _told(first) == [(1_000, True), (1_000, True), (2_000, False), (3_000, True)]
+    recorder.start(WALL_NS)  # the person still drives, and nobody says so again
+    tick(5_000)
+    second = EpisodeReader(recorder.stop(True, {}, WALL_NS))
+    assert second.info.extra == {'interventions': '1'}
+    assert _told(second) == [(5_000, True)]
+    say(False)
+    recorder.start(WALL_NS)
+    tick(6_000)
+    third = EpisodeReader(recorder.stop(True, {}, WALL_NS))
+    assert third.info.extra == {} and _told(third) == []
+
+
+def _told(reader: EpisodeReader) -> list[tuple[int, bool]]:
+    """(log time, what it says) of every whole message on `intervention`."""
+    found = [(ts_ns, raw) for *_, ts_ns, raw in reader.messages(['intervention'])]
+    return [(ts_ns, wire.decode_bool(raw)) for ts_ns, raw in found if len(raw) > 4]
