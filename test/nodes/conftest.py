@@ -18,7 +18,7 @@ from rclpy.qos import QoSProfile
 from small_model import save_random_checkpoint
 from std_srvs.srv import SetBool, Trigger
 
-from vla_alignment_ros.nodes import decision_loop, outlet
+from vla_alignment_ros.nodes import decision_loop, interventions, outlet
 from vla_alignment_ros.nodes.qos import advertise, message_class, reliable
 from vla_alignment_ros.nodes.runtime import Spinner
 
@@ -169,6 +169,6 @@ def make_bench() -> Iterator[Callable[..., Bench]]:
 def steady(monkeypatch: pytest.MonkeyPatch) -> Steady:
     """The steady clock of decision loops, moved by the test alone."""
     clock = Steady()
-    for module in (decision_loop, outlet):
+    for module in (decision_loop, interventions, outlet):
         monkeypatch.setattr(module, 'time', clock)
     return clock

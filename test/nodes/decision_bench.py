@@ -94,6 +94,7 @@ class Bench:
         self.policy = policy or ScriptedPolicy()
         self.changed = threading.Condition()
         self.commands, self.verdicts, self.logged = [], [], []
+        self.handed: list[bool] = []  # to a person, or back
         self.broken: list[Exception] = []  # raised by the next publications
         self.broken_report: list[Exception] = []
         # what the inference thread found: up to which stamp all is there, and whether it is due
@@ -101,7 +102,7 @@ class Bench:
         pipeline = DecisionPipeline(self.embodiment, self.policy, config)
         self.loop = DecisionLoop(
             pipeline, LoopConfig(on_arrival, watchdog_s), self._send, self._report,
-            self.logged.append,
+            self.logged.append, self.handed.append,
         )  # fmt: skip
         self._is_due, self.loop._is_due = self.loop._is_due, self._look
 

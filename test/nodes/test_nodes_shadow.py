@@ -129,7 +129,7 @@ def test_what_is_no_plan_is_counted_and_changes_nothing(ros, checkpoint):
     knows(ros, node, T0)
     other.outputs['action_chunk'].publish(b'\0\1\0\0' + bytes(8))
     other.plan(T0 + STEP, dx=float('nan'))
-    ros.until(lambda: sum(node._other.causes.snapshot().values()) == 2, 'two refusals')
+    ros.until(lambda: sum(node._inputs.other.causes.snapshot().values()) == 2, 'two refusals')
     assert node._serving.other.ahead(T0) is not None
     assert node._serving.other.ahead(T0 + 4 * STEP) is None
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from vla_alignment_ros.control.continuation import Continuation
 from vla_alignment_ros.control.executor import EXECUTIONS, NEWEST
+from vla_alignment_ros.control.gate import HOLD
 from vla_alignment_ros.errors import ConfigError
 from vla_alignment_ros.observation import ActionChunk, Observation
+
+DRIVEN = 'driven'  # by a person: a command's state beside those of the gate
 
 
 class DecidedLike(Protocol):
@@ -126,12 +129,18 @@ class Command:
 
     messages: dict[str, bytes]
     action: np.ndarray | None  # (7,) float64 physical units; None where nothing is known yet
-    state: str  # 'go', 'slow' or 'hold'
+    state: str  # 'go', 'slow', 'hold' or 'driven'
     reason: str = ''  # why it holds
     clipped: bool = False
     instruction: str = ''  # what it answers
     instruction_id: int = 0  # goes up with every change of the instruction; 0: none yet
     needs_help: str = ''  # what a person should look at, where the gate held for too long
+
+    def explained(self, why: str) -> Command:
+        """The same, but where it holds also with why nothing is decided; '': that is unknown."""
+        if not why or self.state != HOLD:
+            return self
+        return replace(self, reason=f'{self.reason}: {why}')
 
     def key_values(self) -> dict[str, str]:
         """Return what it says beside the motion as text, for a diagnostic message."""

@@ -143,6 +143,17 @@ class ActionGuard:
         """True when the last executed step left nothing moving (gripper included)."""
         return not (self._motion.v.any() or self._motion.a.any())
 
+    @property
+    def knows_hold(self) -> bool:
+        """Whether `decelerate` can name every position that it has to."""
+        return bool(self._motion.known.all())
+
+    @property
+    def opening(self) -> float | None:
+        """What the gripper was commanded last, 1 = open; None where that is not known."""
+        g = self.gripper_index
+        return None if g is None or not self._motion.known[g] else float(self._motion.x[g])
+
     def reset(self, state: np.ndarray | None = None) -> None:
         """Forget the past: the robot stands still.
 
@@ -200,8 +211,7 @@ class ActionGuard:
             self._place(self._motion, np.asarray(position, dtype=np.float64))
         refused = self._refusal(wish[None])
         if refused is not None:
-            known = self._motion.known.all()
-            return GuardStep(self._stop() if known else None, False, refused)
+            return GuardStep(self._stop() if self.knows_hold else None, False, refused)
         return GuardStep(*self._limit(self._motion, wish, speed))
 
     def decelerate(self) -> np.ndarray:
@@ -212,7 +222,7 @@ class ActionGuard:
 
         Raises ControlError while positions that an action has to name are unknown.
         """
-        if not self._motion.known.all():
+        if not self.knows_hold:
             raise ControlError(
                 'cannot hold: where the gripper or the joints are is unknown; call '
                 'reset(state) or execute an action first'

@@ -14,16 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from vla_alignment_ros.control.codecs import gripper_index, make_codec
+from vla_alignment_ros.control.arm import GuardedArm, Sent
+from vla_alignment_ros.control.codecs import gripper_index
 from vla_alignment_ros.control.continuation import Continuation
-from vla_alignment_ros.control.decisions import Command, PipelineConfig, PolicyLike, Verdict
+from vla_alignment_ros.control.decisions import (
+    Command,
+    DRIVEN,
+    PipelineConfig,
+    PolicyLike,
+    Verdict,
+)
 from vla_alignment_ros.control.executor import ChunkExecutor, REALTIME
 from vla_alignment_ros.control.gate import AlignmentGate, HOLD, SLOW
-from vla_alignment_ros.control.guard import ActionGuard
-from vla_alignment_ros.control.limits import unguarded
-from vla_alignment_ros.control.travel import Travel
 from vla_alignment_ros.embodiment import Embodiment
-from vla_alignment_ros.errors import ControlError
 from vla_alignment_ros.observation import Observation
 
 
@@ -34,8 +37,8 @@ class DecisionPipeline:
         self.embodiment = embodiment
         self.policy = policy
         self.config = config
-        self.codec = make_codec(embodiment)
-        self._guard = ActionGuard(embodiment)
+        self._arm = GuardedArm(embodiment)
+        self.codec = self._arm.codec
         self._gate = _make_gate(config)
         self._executor = ChunkExecutor(
             embodiment.rate_hz,
@@ -43,15 +46,13 @@ class DecisionPipeline:
             decay=config.ensemble_decay,
             gripper_index=gripper_index(embodiment),
         )
-        bounded = self._guard.bounded
-        # what is bounded, where its measured position is in the state
-        self._bounded = None if bounded is None or bounded.first is None else bounded
-        self._travel = Travel(embodiment.rate_hz, len(bounded.low) if bounded else 0)
         self._lock = threading.Lock()
         self._epoch = 0  # counts resets, so that a decision begun before one is recognised
         self._instruction = ''
         self._instruction_id = 0
         self._told = False  # by set_instruction: then observations do not change it
+        self._driven = False  # by a person
+        self._handovers = 0  # counted, so that a decision begun before one is recognised
         self._start()
 
     @property
@@ -68,12 +69,13 @@ class DecisionPipeline:
     @property
     def unguarded(self) -> str:
         """Limits of the embodiment that cannot be kept, and why; empty where all are."""
-        return unguarded(self.embodiment)
+        return self._arm.unguarded
 
     def reset(self) -> None:
-        """Forget plan, gate, motion, and the counting of decisions; not the instruction."""
+        """Forget plan, gate, motion, who drives and how many decisions; not the instruction."""
         with self._lock:
-            self._guard.reset()
+            self._arm.guard.reset()
+            self._driven = False
             self._start()
 
     def set_instruction(self, instruction: str) -> None:
@@ -108,8 +110,9 @@ class DecisionPipeline:
 
         Starts anew by itself where the observations' time runs backwards or jumps (a restarted
         simulation, another bag). A chunk that holds a value that is not finite is refused: the
-        plan is dropped and the robot holds until the next decision. What a reset or another
-        instruction overtook is refused too, and changes nothing.
+        plan is dropped and the robot holds until the next decision. What a reset, another
+        instruction or a person overtook is refused too, and changes nothing. What is
+        planned while a person drives is dropped when they let go.
         """
         with self._lock:
             if self._is_new_stream(observation.ts_ns):
@@ -117,12 +120,15 @@ class DecisionPipeline:
             if not self._told:
                 self._adopt(observation.instruction)
             fresh = self._decisions == 0
-            if fresh and self._guard.at_rest:  # else it brakes: only clocks jump, no arm does
-                self._guard.reset(observation.state)
+            if fresh and self._arm.guard.at_rest and not self._driven:
+                # else it brakes, or a person moves it: only clocks jump, no arm does
+                self._arm.guard.reset(observation.state)
+            fresh, self._is_back = fresh or self._is_back, False
             self._newest_ts_ns = observation.ts_ns
             seed = self.config.seed * 1_000_003 + self._decisions
             self._decisions += 1
             epoch, instruction_id = self._epoch, self._instruction_id
+            handovers = self._handovers
             timely = observation.instruction == self._instruction
             plan = self._plan_ahead(observation.ts_ns)
         if fresh:
@@ -141,12 +147,14 @@ class DecisionPipeline:
                 overtaken = 'a reset came while it was being made'
             elif not timely or instruction_id != self._instruction_id:
                 overtaken = 'another instruction came meanwhile'
+            elif handovers != self._handovers:
+                overtaken = 'a person took over or let go meanwhile'
             if overtaken:
                 return Verdict.of(decided, HOLD, overtaken, outdated=True)
             if self._plan_is_foreign:
                 self._executor.flush()
                 self._plan_is_foreign = False
-            refused = self._guard.check(decided.chunk.actions)
+            refused = self._arm.guard.check(decided.chunk.actions)
             gate = self._gate.update(
                 decided.vl_score, observation.instruction, observation.ts_ns
             )
@@ -158,7 +166,7 @@ class DecisionPipeline:
             self._state, self._reason = gate, refused or ''
             if gate == HOLD and not refused:
                 self._reason = f'alignment score {decided.vl_score:.2f}: {gate}'
-            self._seen = observation
+            self._arm.see(observation.ts_ns, observation.state)
             return Verdict.of(decided, gate, refused)
 
     def command(self, ts_ns: int) -> Command:
@@ -170,10 +178,38 @@ class DecisionPipeline:
             if action is None:
                 return self._stop(ts_ns, 'the planned actions are used up')
             speed = self.config.slow_speed if self._state == SLOW else 1.0
-            step = self._guard.step(action, self._measured(), speed)
-            if step.refused is not None:
-                return self._sent(ts_ns, step.action, HOLD, step.refused)
-            return self._sent(ts_ns, step.action, self._state, clipped=step.clipped)
+            return self._moved(self._arm.step(ts_ns, action, speed), self._state)
+
+    def drive(
+        self, ts_ns: int, wish: np.ndarray, measured: tuple[int, np.ndarray] | None = None
+    ) -> Command:
+        """Return the command for what a person wants now (7,), for the step that begins at ts_ns.
+
+        From here to `release` the person has the arm: the plan is dropped, and neither gate nor
+        watchdogs have a say, but the limits do. Decisions go on being made, and move nothing.
+
+        measured: stamp and state (S,) of the newest joint states, where they are known.
+        """
+        with self._lock:
+            if not self._driven:
+                self._hand_over(True)
+            if measured is not None:
+                if not self._arm.guard.knows_hold:
+                    self._arm.guard.reset(measured[1])
+                self._arm.see(*measured)
+            self._gate.interrupt()  # there is somebody who looks
+            return self._moved(self._arm.step(ts_ns, wish), DRIVEN)
+
+    def release(self) -> None:
+        """A person lets go, if one drives: the arm holds until a decision begun after this."""
+        with self._lock:
+            if self._driven:
+                self._hand_over(False)
+
+    def opening(self) -> float | None:
+        """What the gripper was commanded last, 1 = open; None where that is not known."""
+        with self._lock:
+            return self._arm.guard.opening
 
     def hold(self, ts_ns: int, reason: str) -> Command:
         """Drop the plan and return the next step of a stop; for watchdogs."""
@@ -189,12 +225,12 @@ class DecisionPipeline:
         self._epoch += 1
         self._decisions = 0
         self._newest_ts_ns: int | None = None
-        self._seen: Observation | None = None  # that was decided on, until a command has used it
         self._plan_is_foreign = False  # made by the policy before this one
+        self._is_back = False  # the policy, after a person drove: it begins anew
         self._state, self._reason = HOLD, 'no decision yet'
         self._gate.reset()
         self._executor.reset()
-        self._travel.reset()
+        self._arm.forget()
 
     def _adopt(self, instruction: str) -> None:
         if instruction == self._instruction and self._instruction_id:
@@ -204,6 +240,12 @@ class DecisionPipeline:
         self._gate.reset()
         self._executor.flush()
         self._state, self._reason = HOLD, f"no decision yet for '{instruction}'"
+
+    def _hand_over(self, driven: bool) -> None:
+        self._driven, self._is_back = driven, not driven
+        self._handovers += 1
+        self._executor.flush()
+        self._state, self._reason = HOLD, 'no decision yet since a person drove'
 
     def _plan_ahead(self, ts_ns: int) -> Continuation | None:
         """What a policy has to go on from; nothing where the arm stands still."""
@@ -217,37 +259,21 @@ class DecisionPipeline:
         gap_s = (ts_ns - self._newest_ts_ns) * 1e-9
         return gap_s < 0.0 or gap_s > self.config.max_gap_s
 
-    def _measured(self) -> np.ndarray | None:
-        """Where what is bounded is now (n,), from the state that was decided on.
-
-        What was commanded since that state was measured is added. None where the state does not
-        have it, and where it was used before: later steps go on from what is commanded.
-        """
-        seen, self._seen = self._seen, None
-        if seen is None or self._bounded is None:
-            return None
-        return self._bounded.measured(seen.state) + self._travel.since(seen.ts_ns)
-
     def _stop(self, ts_ns: int, reason: str) -> Command:
-        if self._decisions == 0:  # nothing was seen yet, so where to hold is not known
-            try:
-                messages = self.codec.hold(ts_ns)
-            except ControlError:  # a command that names positions: better none than a guess
-                messages = {}
-            return self._command(messages, None, HOLD, reason)
-        return self._sent(ts_ns, self._guard.decelerate(), HOLD, reason)
+        return self._command(self._arm.stop(ts_ns), HOLD, reason)
 
-    def _sent(
-        self, ts_ns: int, action: np.ndarray, state: str, reason: str = '', clipped: bool = False
-    ) -> Command:
-        if self._bounded is not None:
-            self._travel.add(ts_ns, action[: len(self._bounded.low)] * self._bounded.way)
-        messages = self.codec.encode(action, ts_ns)
-        return self._command(messages, action, state, reason, clipped)
+    def _moved(self, sent: Sent, state: str) -> Command:
+        if sent.refused is not None:
+            return self._command(sent, HOLD, sent.refused)
+        return self._command(sent, state)
 
-    def _command(self, *values: Any) -> Command:
+    def _command(self, sent: Sent, state: str, reason: str = '') -> Command:
         return Command(
-            *values,
+            sent.messages,
+            sent.action,
+            state,
+            reason,
+            sent.clipped,
             instruction=self._instruction,
             instruction_id=self._instruction_id,
             needs_help=self._gate.needs_help,

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import threading
 import time
 
 from vla_alignment_ros.control.buffer import ObservationBuffer
 from vla_alignment_ros.control.decisions import Command, Verdict
-from vla_alignment_ros.control.gate import HOLD
 from vla_alignment_ros.control.pipeline import DecisionPipeline
 from vla_alignment_ros.errors import WireError
 from vla_alignment_ros.nodes.diagnostics import Percentiles
 from vla_alignment_ros.nodes.failsafe import FailSafe
+from vla_alignment_ros.nodes.interventions import Interventions
 from vla_alignment_ros.nodes.outlet import CommandOutlet
 from vla_alignment_ros.nodes.timekeeper import TimeKeeper
 from vla_alignment_ros.observation import ObservationAssembler
@@ -38,10 +38,11 @@ class LoopConfig:
 
     on_arrival: bool = False
     watchdog_s: float = 0.0  # 0: the embodiment's max_age_s, and SILENCE_S
+    intervention_timeout_s: float = 0.5  # a person who is silent for so long has let go
 
 
 class DecisionLoop:
-    """Serves one policy pipeline between `start` and `stop`; close it at the end.
+    """Serves a policy pipeline between `start` and `stop`; close it at the end.
 
     Args:
         pipeline: policy, gate, plan, guard and codec.
@@ -49,9 +50,11 @@ class DecisionLoop:
         send: publishes a command; in the inference thread or that of `tick` and `watch`.
         report: is told every decision while serving, after its command was sent.
         log: takes tracebacks of what should not happen.
+        handed: is told True when a person takes the arm over, False when the policy has it.
 
     Whatever goes wrong with a decision, its command or its report is counted by cause, logged
-    and answered with a hold; the inference thread lives on.
+    and answered with a hold; the inference thread lives on. While a person drives, what they want
+    goes out in place of the policy's commands and of all holds.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class DecisionLoop:
         send: Callable[[Command], None],
         report: Callable[[Verdict], None],
         log: Callable[[str], None],
+        handed: Callable[[bool], None] = lambda drives: None,
     ) -> None:
         self.pipeline = pipeline
         self.embodiment = pipeline.embodiment
@@ -68,7 +72,7 @@ class DecisionLoop:
         if config.watchdog_s > 0.0:
             limits = self.buffer.max_age_s
             limits.update(dict.fromkeys(limits, config.watchdog_s))
-        self._failsafe = FailSafe(self._emit_hold, log)
+        self._failsafe = FailSafe(self._hold, log)
         self.causes = self._failsafe.causes  # of holds
         self.decision_time = Percentiles()  # policy and everything around it
         self.answer_time = Percentiles()  # newest message in -> command out
@@ -76,6 +80,8 @@ class DecisionLoop:
         self.verdict: Verdict | None = None
         self._config = config
         self._outlet = CommandOutlet(send)
+        timeout_s = config.intervention_timeout_s
+        self.interventions = Interventions(pipeline, self.buffer, self._outlet, timeout_s, handed)
         self._report = report
         self._assembler = ObservationAssembler(self.embodiment)
         self._silence_ns = round((config.watchdog_s or SILENCE_S) * 1e9)
@@ -123,11 +129,13 @@ class DecisionLoop:
             self.buffer.clear(keep_instruction=True)
             self._answered_ns = None
             self.verdict = None
+            self.interventions.person.begin()
             self._outlet.open()
 
     def stop(self, now_ns: int) -> None:
         """Stop serving and bring the arm to rest within its limits; returns when it holds."""
         if self._outlet.shut():
+            self.interventions.person.end(time.monotonic_ns())
             period_ns = round(1e9 / self.embodiment.rate_hz)
             self._outlet.rest(
                 lambda step: self.pipeline.hold(now_ns + step * period_ns, 'deactivated'),
@@ -141,23 +149,30 @@ class DecisionLoop:
         steady_ns = time.monotonic_ns()
         self._clock.note(now_ns, steady_ns)
         with self._failsafe.during(now_ns):
-            reason = self.buffer.hold_reason(steady_ns, now_ns)
-            if reason:
+            if self.interventions.drive(now_ns):
+                return
+            if reason := self.buffer.hold_reason(steady_ns, now_ns):
+                self.causes.add('watchdog')
                 self._hold(now_ns, reason)
             else:
-                self._outlet.emit(self._explained(self.pipeline.command(now_ns)))
+                command = self.pipeline.command(now_ns)
+                self._outlet.emit(command.explained(self.buffer.too_rare()))
 
     def watch(self, now_ns: int) -> None:
         """Hold when no command went out for too long; for a timer on the steady clock."""
         steady_ns = time.monotonic_ns()
         self._clock.note(now_ns, steady_ns)
+        self.interventions.drives()  # where nothing else asks, a person lets go here
         if not self._outlet.is_open or steady_ns - self._outlet.sent_ns <= self._silence_ns:
             return
         with self._failsafe.during(now_ns):
+            if self.interventions.drive(now_ns, answers=False):
+                return
             reason = self.buffer.hold_reason(steady_ns, self._stamp_clock_ns())
             if not self._config.on_arrival:  # else nothing waits for the node's clock
                 reason = self._clock.trouble(steady_ns, self._silence_ns) or reason
             reason = reason or self.buffer.too_rare() or 'no new observation'
+            self.causes.add('watchdog')
             self._hold(now_ns, reason, answers=False)
 
     def close(self) -> None:
@@ -176,6 +191,7 @@ class DecisionLoop:
             'vl_score': f'{verdict.vl_score:.3f}' if verdict is not None else '',
             'decisions': str(self.decisions),
             'delay_steps': str(self.pipeline.delay_steps),
+            **self.interventions.person.key_values(time.monotonic_ns()),
             **self.decision_time.snapshot('decision'),
             **self.answer_time.snapshot('answer'),
             **self.buffer.key_values(time.monotonic_ns()),
@@ -196,7 +212,7 @@ class DecisionLoop:
                 if ts_ns is None:  # `start` came in between
                     continue
                 self._answered_ns = ts_ns
-                with self._failsafe.during(ts_ns):
+                with self._failsafe.during(ts_ns, steered=self.interventions.drives):
                     self._decide(ts_ns, arrived_ns)
 
     def _is_due(self) -> bool:
@@ -215,10 +231,13 @@ class DecisionLoop:
 
     def _decide(self, ts_ns: int, arrived_ns: int) -> None:
         started = time.perf_counter()
+        # a person does not wait for the policy
+        unanswered = self._config.on_arrival and not self.interventions.drive(ts_ns)
         snapshot = self.buffer.snapshot(ts_ns)
         verdict = self.pipeline.decide(self._assembler.assemble(ts_ns, snapshot.raw))
-        if self._config.on_arrival:
-            self._outlet.emit(self.pipeline.command(ts_ns))
+        if unanswered:
+            if not self.interventions.drive(ts_ns):
+                self._outlet.emit(self.pipeline.command(ts_ns))
             self.answer_time.add((time.monotonic_ns() - arrived_ns) * 1e-9)
         self.decision_time.add(time.perf_counter() - started)
         self.decisions += 1
@@ -228,13 +247,4 @@ class DecisionLoop:
         self._outlet.tell(self._report, verdict)
 
     def _hold(self, ts_ns: int, reason: str, answers: bool = True) -> None:
-        self.causes.add('watchdog')
-        self._emit_hold(ts_ns, reason, answers)
-
-    def _emit_hold(self, ts_ns: int, reason: str, answers: bool = True) -> None:
         self._outlet.emit(self.pipeline.hold(ts_ns, reason), answers)
-
-    def _explained(self, command: Command) -> Command:
-        """Who holds for want of decisions says why there are none, where sensors are at fault."""
-        rare = self.buffer.too_rare() if command.state == HOLD else ''
-        return replace(command, reason=f'{command.reason}: {rare}') if rare else command

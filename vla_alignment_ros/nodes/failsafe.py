@@ -23,20 +23,26 @@ class FailSafe:
         self._hold, self._log = hold, log
 
     @contextmanager
-    def during(self, ts_ns: int) -> Iterator[None]:
-        """What goes wrong inside is counted, logged, and answered with a hold at ts_ns."""
+    def during(
+        self, ts_ns: int, steered: Callable[[], bool] = lambda: False
+    ) -> Iterator[None]:
+        """What goes wrong inside is counted, logged, and answered with a hold at ts_ns.
+
+        steered: whether somebody moves the arm whom this does not concern; then nothing holds.
+        """
         try:
             yield
         except Exception as error:  # noqa: BLE001 - a robot must not run on in silence
             if not isinstance(error, VlaError):
                 self._log(traceback.format_exc())
-            self._fail(ts_ns, error)
+            cause = type(error).__name__
+            reason = str(error) if isinstance(error, VlaError) else f'{cause}: {error}'
+            if self.causes.add(cause) == 1:
+                self._log(f'held: {reason} (further ones are only counted)')
+            if not steered():
+                self._answer(ts_ns, reason)
 
-    def _fail(self, ts_ns: int, error: Exception) -> None:
-        cause = type(error).__name__
-        reason = str(error) if isinstance(error, VlaError) else f'{cause}: {error}'
-        if self.causes.add(cause) == 1:
-            self._log(f'held: {reason} (further ones are only counted)')
+    def _answer(self, ts_ns: int, reason: str) -> None:
         try:
             self._hold(ts_ns, reason)
         except Exception:  # noqa: BLE001 - the same; the watchdog goes on trying

@@ -3,7 +3,7 @@
 No ROS in here but the levels of a diagnostic message.
 
 ==========  ====================================================================
-OK          it moves freely, or is not active
+OK          it moves freely, a person drives it, or it is not active
 WARN        it goes slowly or holds: no instruction yet, a shut gate, a late sensor
 ERROR       it asks for help, or sensors have been silent for `SILENT_ERROR_S`
 ==========  ====================================================================
@@ -17,6 +17,8 @@ import threading
 import time
 
 from vla_alignment_ros import wire
+from vla_alignment_ros.control.decisions import DRIVEN
+from vla_alignment_ros.control.gate import GO, HOLD
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import WireError
 from vla_alignment_ros.nodes.decision_loop import DecisionLoop
@@ -119,6 +121,6 @@ def judge(loop: DecisionLoop, active_s: float) -> tuple[bytes, str]:
     silent_s = active_s if missing else silent_for(loop)
     if silent_s > SILENT_ERROR_S:
         why = loop.buffer.hold_reason(time.monotonic_ns()) or text
-        return ERROR, f'hold: {why}'
-    moving = last is not None and last.state == 'go'
+        return ERROR, f'{last.state if last is not None else HOLD}: {why}'
+    moving = last is not None and last.state in (GO, DRIVEN)
     return OK if moving else WARN, text

@@ -6,6 +6,9 @@ topics, `~/action_chunk` (JointTrajectory: the seven action names, H points),
 `~/decision` and `~/status` (DiagnosticStatus), `/diagnostics`, and while somebody looks
 `~/grounding/image` (Image). `~/reload` and the parameter `checkpoint` exchange the model.
 
+A person takes over by commanding on the same topics under `teleop/` (`intervention_prefix`), and
+the policy has the arm back once they are silent; `intervention` (Bool, latched) says who drives.
+
 In mode `shadow` it scores the actions of another policy, from `~/input/…` (see `other_input`), and
 has no command topics; in mode `inline` it passes them on, through the same gate and guard.
 
@@ -20,26 +23,19 @@ import sys
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
-from rclpy.subscription import Subscription
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.control.codecs import encode_chunk
 from vla_alignment_ros.control.decisions import Verdict
-from vla_alignment_ros.embodiment import Embodiment
+from vla_alignment_ros.embodiment import BOOL, Embodiment, INTERVENTION_TOPIC
 from vla_alignment_ros.nodes.decision_loop import DecisionLoop
 from vla_alignment_ros.nodes.diagnostics import ERROR, OK, status_message, StatusBoard, WARN
 from vla_alignment_ros.nodes.lifecycle import ManagedNode
 from vla_alignment_ros.nodes.models import load_model, Model
-from vla_alignment_ros.nodes.other_input import OtherInput
 from vla_alignment_ros.nodes.parameters import Parameters
 from vla_alignment_ros.nodes.pictures import Pictures
-from vla_alignment_ros.nodes.qos import (
-    advertise,
-    RawPublishers,
-    reliable,
-    subscribe_raw,
-    topic_qos,
-)
+from vla_alignment_ros.nodes.policy_inputs import PolicyInputs
+from vla_alignment_ros.nodes.qos import advertise, latched, RawPublishers, reliable
 from vla_alignment_ros.nodes.reloads import Reloads
 from vla_alignment_ros.nodes.runtime import run
 from vla_alignment_ros.nodes.schemas import ACT, PolicyParameters, SHADOW
@@ -51,7 +47,6 @@ SCORE_TOPIC = '~/alignment_score'
 PICTURE_TOPIC = '~/grounding/image'
 SCORES = ('vl_score', 'action_score', 'margin')
 STATUS = 'diagnostic_msgs/msg/DiagnosticStatus'
-NEWEST_ONLY = 1
 IDLE_STATUS_S = 4.0  # rarer than this, and aggregators take a node for dead (after 5 s)
 
 
@@ -66,14 +61,16 @@ class PolicyNode(ManagedNode):
             self, PolicyParameters, self._reloads.approve, self._reloads.changed
         )
         self._commands: RawPublishers | None = None
-        self._inputs: list[Subscription] = []
-        self._other: OtherInput | None = None
-        self._acts = self.settings.current.mode == ACT
+        self._inputs: PolicyInputs | None = None
+        mode = self.settings.current.mode
+        self._acts = mode == ACT
         told = {SCORE_TOPIC: 'std_msgs/msg/Float64MultiArray'}
         if self._acts:
             told[CHUNK_TOPIC] = 'trajectory_msgs/msg/JointTrajectory'
         self._scores = RawPublishers(self, told)
         self._pictures = RawPublishers(self, {PICTURE_TOPIC: 'sensor_msgs/msg/Image'})
+        driver = {INTERVENTION_TOPIC: BOOL} if mode != SHADOW else {}
+        self._driver = RawPublishers(self, driver, lambda topic: latched())
         self._decision = advertise(self, '~/decision', STATUS, reliable(50))
         self._board = StatusBoard(self)
         # never the node's clock: what watches over silence must not stop with a simulation
@@ -118,19 +115,11 @@ class PolicyNode(ManagedNode):
                 log=self.get_logger().error,
             ),
             log=self.get_logger().error,
+            handed=lambda drives: self._driver.publish(
+                {INTERVENTION_TOPIC: wire.encode_bool(drives)} if not mute else {}
+            ),
         )
-        # the instruction first: where several wait, executors take them in this order
-        topics = sorted(
-            embodiment.observation_topics().items(),
-            key=lambda item: item[0] != embodiment.instruction_topic,
-        )
-        for topic, msgtype in topics:
-            qos = topic_qos(embodiment, topic, NEWEST_ONLY)
-            self._inputs.append(
-                subscribe_raw(self, topic, msgtype, partial(self._on_message, topic), qos)
-            )
-        if self._serving.other is not None:
-            self._other = OtherInput(self, self._serving.other, self._now_ns)
+        self._inputs = PolicyInputs(self, chosen, self._serving, self._now_ns)
 
     def activate(self) -> None:
         """Begin to command."""
@@ -154,12 +143,9 @@ class PolicyNode(ManagedNode):
 
     def release(self) -> None:
         """Stop listening and forget the model."""
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
-        self._inputs = []
-        if self._other is not None:
-            self._other.destroy()
-            self._other = None
+        if self._inputs is not None:
+            self._inputs.destroy()
+            self._inputs = None
         self._rest()  # where an activation failed half-way
         serving, self._serving = self._serving, None
         if serving is not None:
@@ -177,17 +163,12 @@ class PolicyNode(ManagedNode):
         super().close()
         self._reloads.close()
 
-    # -- messages in ----------------------------------------------------------------------------
+    # -- time ----------------------------------------------------------------------------
 
     @property
     def _loop(self) -> DecisionLoop | None:
         serving = self._serving
         return None if serving is None else serving.loop
-
-    def _on_message(self, topic: str, raw: bytes) -> None:
-        serving = self._serving
-        if serving is not None:
-            serving.push(topic, raw, self._now_ns())
 
     def _on_tick(self) -> None:
         loop = self._loop
@@ -225,7 +206,8 @@ class PolicyNode(ManagedNode):
             status = status_message(name, level, self.last_error or 'not configured', values)
         else:
             level, text = serving.judge() if self.is_active else (OK, 'inactive')
-            values = serving.key_values() | values
+            inputs = self._inputs
+            values |= serving.key_values() | (inputs.key_values() if inputs is not None else {})
             status = status_message(name, level, text, values, serving.embodiment.name)
         self._board.tell(status)
         return status

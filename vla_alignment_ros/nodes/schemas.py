@@ -169,6 +169,14 @@ class PolicyParameters:
         'without any command.',
         unit='s', low=0.0, high=60.0,
     )
+    intervention_prefix: str = parameter(
+        'teleop',
+        "A person takes over on the robot's command topics under this prefix; empty: nobody can.",
+    )
+    intervention_timeout_s: float = parameter(
+        0.5, 'A person who has been silent for so long has let go.',
+        unit='s', low=0.05, high=60.0,
+    )
     picture_hz: float = parameter(
         4.0, 'Pictures a second on ~/grounding/image, at most; 0: none.', unit='Hz',
         low=0.0, high=60.0,

@@ -48,6 +48,7 @@ class Serving:
         report: is told every decision after its command was sent.
         pictures: draws some of the decisions; is closed with this.
         log: takes tracebacks of what should not happen.
+        handed: is told True when a person takes the arm over, False when the policy has it.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Serving:
         report: Callable[[Verdict], None],
         pictures: Pictures,
         log: Callable[[str], None],
+        handed: Callable[[bool], None],
     ) -> None:
         self.model = model
         self.embodiment = model.policy.embodiment
@@ -75,10 +77,13 @@ class Serving:
         config = _pipeline_config(chosen, model.policy)
         self.loop = DecisionLoop(
             DecisionPipeline(self.embodiment, self._decider(model.policy), config),
-            LoopConfig(on_arrival=chosen.act_on_arrival, watchdog_s=chosen.watchdog_s),
+            LoopConfig(
+                chosen.act_on_arrival, chosen.watchdog_s, chosen.intervention_timeout_s
+            ),
             send,
             self._tell,
             log,
+            handed,
         )
 
     def push(self, topic: str, raw: bytes, now_ns: int) -> None:

@@ -345,3 +345,128 @@ def test_a_decision_of_the_old_policy_does_not_reach_past_the_exchange(embodimen
     old.free.set()
     decider.join(5.0)
     assert verdicts[0].gate == 'hold' and verdicts[0].refused
+
+
+def measured(step, state=None):
+    seen = observation(step)
+    return seen.ts_ns, seen.state if state is None else state
+
+
+def drive(pipeline, wish, steps, first):
+    commands = []
+    for step in range(first, first + steps):
+        ts_ns, state = measured(step)
+        commands.append(pipeline.drive(ts_ns, np.array(wish, float), (ts_ns, state)))
+    return commands
+
+
+BACK = [-0.02, 0, 0, 0, 0, 0, 1]
+
+
+def test_a_person_has_the_arm_whatever_gate_and_watchdog_say(embodiment):
+    pipeline = make(embodiment, ScriptedPolicy(FORWARD, score=0.1))
+    run(pipeline, 3)
+    pipeline.hold(observation(3).ts_ns, 'front is stale')
+    commands = drive(pipeline, BACK, 4, first=3)
+    assert {c.state for c in commands} == {'driven'}
+    assert commands[-1].action[0] == pytest.approx(-0.02)
+    np.testing.assert_allclose(
+        pipeline.codec.decode(commands[-1].messages), commands[-1].action, atol=1e-7)
+
+
+def test_after_a_person_the_policy_goes_on_from_a_decision_that_was_begun_since(embodiment):
+    policy = ScriptedPolicy(FORWARD, horizon=30)
+    pipeline = make(embodiment, policy)
+    run(pipeline, 4)
+    drive(pipeline, BACK, 3, first=4)
+    pipeline.decide(observation(6))  # while the person drives: scored, and of no use after
+    pipeline.release()
+    resets = policy.resets
+    waiting = [pipeline.command(observation(step).ts_ns) for step in range(7, 12)]
+    assert {(c.state, c.reason) for c in waiting} == {
+        ('hold', 'no decision yet since a person drove')}  # fmt: skip
+    assert waiting[-1].action[0] == 0.0
+    again = run(pipeline, 3, first=12)
+    assert [c.state for c in again] == ['go'] * 3
+    assert policy.resets == resets + 1  # what it remembered is of before
+    everything = [*waiting, *again]
+    assert np.abs(np.diff([c.action[0] for c in everything])).max() <= 5.0 * 0.1**2 + 1e-9
+
+
+@pytest.mark.parametrize('during', ['take over', 'let go', 'both'])
+def test_a_decision_that_a_person_overtook_is_not_executed(embodiment, during):
+    policy = ScriptedPolicy(FORWARD, horizon=30)
+    pipeline = make(embodiment, policy)
+    run(pipeline, 3)
+    if during == 'let go':
+        drive(pipeline, BACK, 1, first=3)
+    policy.free.clear(), policy.entered.clear()
+    verdicts = []
+    worker = threading.Thread(target=lambda: verdicts.append(pipeline.decide(observation(4))))
+    worker.start()
+    assert policy.entered.wait(5.0)
+    if during != 'let go':
+        drive(pipeline, BACK, 1, first=4)
+    if during != 'take over':
+        pipeline.release()
+    policy.free.set()
+    worker.join(5.0)
+    assert 'a person took over or let go' in verdicts[0].refused and verdicts[0].outdated
+    pipeline.release()
+    assert pipeline.command(observation(5).ts_ns).state == 'hold'
+
+
+def test_while_a_person_drives_nobody_asks_for_help(embodiment):
+    pipeline = make(embodiment, ScriptedPolicy(FORWARD, score=0.03), help_s=1.0)
+    for step in range(30):
+        pipeline.decide(observation(step))
+        command = drive(pipeline, BACK, 1, first=step)[0]
+    assert command.needs_help == pipeline.needs_help == ''
+    pipeline.release()
+    assert [bool(c.needs_help) for c in run(pipeline, 12, first=30)][-1]
+
+
+def test_a_wish_that_is_not_finite_brakes_and_says_so(embodiment):
+    pipeline = make(embodiment, ScriptedPolicy(FORWARD))
+    drive(pipeline, BACK, 3, first=0)
+    commands = drive(pipeline, [float('nan'), 0, 0, 0, 0, 0, 1], 3, first=3)
+    assert {c.state for c in commands} == {'hold'}
+    assert 'dx of step 0 is not finite' in commands[0].reason
+    assert commands[-1].action[0] == 0.0
+
+
+@pytest.mark.parametrize('decided', [False, True])
+def test_a_person_cannot_leave_the_workspace_with_or_without_a_decision(embodiment, decided):
+    pipeline = make(embodiment, ScriptedPolicy(FORWARD))
+    x, state = 0.5, observation(0).state
+    if decided:
+        run(pipeline, 1)
+    for step in range(1, 40):
+        state[8] = x
+        ts_ns = observation(step).ts_ns
+        command = pipeline.drive(ts_ns, np.array([1.0, 0, 0, 0, 0, 0, 1]), (ts_ns, state))
+        x += command.action[0]
+        assert x <= embodiment.action.workspace_high[0] + 1e-6
+    assert x == pytest.approx(embodiment.action.workspace_high[0], abs=1e-3)
+
+
+def test_joints_are_driven_from_where_they_were_measured_and_not_from_a_guess():
+    robot = Embodiment.load('generic_jtc')
+    pipeline = make(robot, ScriptedPolicy(FORWARD))
+    wish = np.array([0.5, 0, 0, 0, 0, 0, 1.0])
+    blind = pipeline.drive(STEP_NS, wish)
+    assert (blind.state, blind.action, blind.messages) == ('hold', None, {})
+    assert 'where the joints are is unknown' in blind.reason
+    state = np.array([0.4, 0.1, 0, 0, 0, 0, 1.0], np.float32)
+    first = pipeline.drive(2 * STEP_NS, wish, (2 * STEP_NS, state)).action
+    assert 0.4 < first[0] < 0.5 and first[1] == pytest.approx(0.1, abs=0.05)
+
+
+def test_a_first_decision_does_not_take_the_gripper_out_of_a_persons_hand():
+    """Measured fingers that hold something are wider than what they were told."""
+    pipeline = make(Embodiment.load('franka_servo'), ScriptedPolicy(FORWARD))
+    closed = [0, 0, 0, 0, 0, 0, 0.0]
+    drive(pipeline, closed, 20, first=0)
+    assert pipeline.opening() == 0.0
+    pipeline.decide(observation(20))  # its state says 0.8 open
+    assert drive(pipeline, closed, 1, first=20)[0].action[6] == 0.0

@@ -1,11 +1,14 @@
 """Whatever happens to a pipeline, what it commands keeps position, velocity, acceleration, jerk.
 
 The guard's own tests play chunks; here they come through decisions, with all that interrupts
-them: holds, other models, other instructions, clocks that jump, bad values, a gate that wavers.
+them: holds, other models, other instructions, clocks that jump, bad values, a gate that wavers,
+a person who takes over and lets go.
 """
 
 from __future__ import annotations
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from motion_limits import (
     assert_all_were_tried,
     assert_within_limits,
@@ -75,9 +78,8 @@ class Life:
         if command.action is None:  # nothing is known yet, as after a start: it stands still
             assert not self.executed or self._rests()
             return
-        np.testing.assert_allclose(
-            self.pipeline.codec.decode(command.messages), command.action, rtol=1e-5, atol=1e-6
-        )
+        off = np.abs(self.pipeline.codec.decode(command.messages) - command.action)
+        assert (off <= 1e-6 + 1e-5 * np.abs(command.action)).all(), off
         self.executed.append(command.action)
         first = 0 if self.positions else 6
         self.state[first:] = command.action[first:]
@@ -89,8 +91,8 @@ class Life:
     def decide(self) -> None:
         self.pipeline.decide(Observation(self.ts_ns, {}, self.state.copy(), self.words))
 
-    def command(self) -> None:
-        for _ in range(int(self.rng.integers(1, 6))):
+    def command(self, most: int = 5) -> None:
+        for _ in range(int(self.rng.integers(1, most + 1))):
             self.execute(self.pipeline.command(self.ts_ns))
 
     def hold(self) -> None:
@@ -108,6 +110,17 @@ class Life:
         """The clock is set, and sensors and commands go by it."""
         self.ts_ns += int(self.rng.choice([-7, -1, 1, 7])) * 10**9 * int(self.rng.integers(1, 50))
 
+    def drive(self, most: int = 5) -> None:
+        """A person takes over, and now and then lets go."""
+        for wish in random_wishes(self.rng, self.embodiment, int(self.rng.integers(1, most + 1))):
+            if self.rng.random() < 0.05:
+                wish[self.rng.integers(7)] = np.nan
+            known = self.pipeline.opening() is not None and self.rng.random() < 0.5
+            measured = None if known else (self.ts_ns, self.state.copy())
+            self.execute(self.pipeline.drive(self.ts_ns, wish, measured))
+        if self.rng.random() < 0.7:
+            self.pipeline.release()
+
     def rest_and_reset(self) -> None:
         """A stop and a start."""
         for _ in range(1000):
@@ -124,7 +137,7 @@ class Life:
         return len(last) == 3 and np.array_equal(last[0], last[1]) and np.array_equal(*last[1:])
 
 
-EVENTS = (Life.hold, Life.exchange, Life.say, Life.jump, Life.rest_and_reset)
+EVENTS = (Life.hold, Life.exchange, Life.say, Life.jump, Life.rest_and_reset, Life.drive)
 
 
 def live(seed: int) -> dict[str, float]:
@@ -141,6 +154,35 @@ def live(seed: int) -> dict[str, float]:
     return assert_within_limits(life.embodiment, np.array(life.executed), life.start)
 
 
+def hand_over(seed: int, before: list[str]) -> dict[str, float]:
+    """Policy and person have the arm by turns; `before` each take-over, what the policy does."""
+    robot = ROBOTS[seed % len(ROBOTS)]
+    life = Life(np.random.default_rng(seed), robot)
+    for event in before:
+        getattr(life, event)()
+        life.command(2)
+        life.drive(3)
+    return assert_within_limits(robot, np.array(life.executed), life.start)
+
+
+def hand_over_many(count: int) -> None:
+    """So many take-overs in all."""
+    used, taken = [], []
+
+    @settings(max_examples=count // 4, deadline=None, derandomize=True, database=None)
+    @given(
+        st.integers(0, 2**32 - 1),
+        st.lists(st.sampled_from(['decide', 'command', 'hold']), min_size=4, max_size=8),
+    )
+    def keeps_the_limits(seed: int, before: list[str]) -> None:
+        used.append(hand_over(seed, before))
+        taken.append(len(before))
+
+    keeps_the_limits()
+    assert sum(taken) >= count
+    assert_all_were_tried(used)
+
+
 def live_many(count: int) -> None:
     used = []
     for seed in range(count):
@@ -153,6 +195,16 @@ def live_many(count: int) -> None:
 
 def test_a_hundred_pipelines_break_no_limit_whatever_interrupts_them():
     live_many(100)
+
+
+def test_a_thousand_hand_overs_between_policy_and_person_break_no_limit():
+    hand_over_many(1000)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_thirty_thousand_hand_overs_between_policy_and_person_break_no_limit():
+    hand_over_many(30_000)
 
 
 @pytest.mark.long
