@@ -110,6 +110,7 @@ setup(
             f'simulator_node = {PACKAGE}.nodes.simulator_node:main',
             f'expert_node = {PACKAGE}.nodes.expert_node:main',
             f'servo_node = {PACKAGE}.nodes.servo_node:main',
+            f'teleop_node = {PACKAGE}.nodes.teleop_node:main',
             f'vla_demo = {PACKAGE}.cli.vla_demo:main',
             f'vla_train = {PACKAGE}.cli.vla_train:main',
             f'vla_evaluate = {PACKAGE}.cli.vla_evaluate:main',

@@ -46,6 +46,15 @@ class JointSample:
 
 
 @dataclass(frozen=True)
+class JoySample:
+    """One `sensor_msgs/Joy`: how far axes are pushed, and which buttons are pressed."""
+
+    ts_ns: int
+    axes: np.ndarray  # (A,) float32, −1…1
+    buttons: np.ndarray  # (B,) int32, 0 or 1
+
+
+@dataclass(frozen=True)
 class TwistSample:
     """One `geometry_msgs/TwistStamped`: m/s and rad/s in `frame_id`."""
 

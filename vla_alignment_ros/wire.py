@@ -20,7 +20,13 @@ from rosbags.typesys import get_typestore, Stores
 
 from vla_alignment_ros.errors import WireError
 from vla_alignment_ros.pixels import decompress_rgb, MAX_IMAGE_SIDE, to_rgb, unpadded_rgb8
-from vla_alignment_ros.samples import ImageFrame, JointSample, TrajectorySample, TwistSample
+from vla_alignment_ros.samples import (
+    ImageFrame,
+    JointSample,
+    JoySample,
+    TrajectorySample,
+    TwistSample,
+)
 
 _STORE = get_typestore(Stores.ROS2_JAZZY)
 _TYPES = _STORE.types
@@ -124,6 +130,12 @@ def decode_joint_state(raw: bytes) -> JointSample:
         if length not in (0, len(names)):
             raise WireError(f'joint state names {len(names)} joints but has {length} {field}')
     return JointSample(_stamp(msg.header), names, msg.position, msg.velocity, msg.effort)
+
+
+def decode_joy(raw: bytes) -> JoySample:
+    """`sensor_msgs/Joy`."""
+    msg = decode(raw, 'sensor_msgs/msg/Joy')
+    return JoySample(_stamp(msg.header), np.asarray(msg.axes), np.asarray(msg.buttons))
 
 
 def decode_string(raw: bytes) -> str:

@@ -16,6 +16,7 @@ from vla_alignment_ros.nodes.parameters import defaults, parameter, Parameters
 from vla_alignment_ros.nodes.schemas import (
     PolicyParameters,
     SimulatorParameters,
+    TeleopParameters,
     TrainingParameters,
 )
 from vla_alignment_ros.nodes.servo_parameters import ServoParameters
@@ -79,6 +80,7 @@ def test_descriptors_carry_unit_range_and_read_only(ros):
         ('training.yaml', [TrainingParameters, JobParameters]),
         ('simulator.yaml', [SimulatorParameters]),
         ('servo.yaml', [ServoParameters]),
+        ('teleop.yaml', [TeleopParameters]),
     ],
 )
 def test_shipped_parameter_files_hold_exactly_the_defaults(file: str, schemas: list[type]):

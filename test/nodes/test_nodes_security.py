@@ -14,6 +14,7 @@ from vla_alignment_ros.nodes.expert_node import ExpertNode
 from vla_alignment_ros.nodes.policy_node import PolicyNode
 from vla_alignment_ros.nodes.servo_node import ServoNode
 from vla_alignment_ros.nodes.simulator_node import SimulatorNode
+from vla_alignment_ros.nodes.teleop_node import TeleopNode
 from vla_alignment_ros.nodes.training_node import TrainingNode
 
 POLICY = package_path('config', 'security', 'policy.xml')
@@ -84,7 +85,8 @@ def used(node) -> dict[tuple[str, str], set[str]]:
 def _made(node) -> set[str]:
     """Names of all that a node itself knows to have made."""
     topics = {part.topic_name for part in (*node.publishers, *node.subscriptions)}
-    return topics | {node.resolve_service_name(part.srv_name) for part in node.services}
+    services = {part.srv_name for part in (*node.services, *node.clients)}
+    return topics | {node.resolve_service_name(name) for name in services}
 
 
 def test_the_file_keeps_to_the_schema():
@@ -104,6 +106,7 @@ def test_the_file_keeps_to_the_schema():
 def test_every_node_and_mode_has_an_enclave_of_its_own():
     modes = [('policy_node', f'policy_node{mode}') for mode in ('', '_inline', '_shadow')]
     others = [(name, name) for name in OTHERS]
+    others += [('teleop_node', 'teleop_node'), ('teleop_node', 'teleop_node_takeover')]
     found = [(path, profile.get('node'), profile.get('ns')) for path, profile in profiles()]
     assert found == [(f'/vla_alignment_ros/{path}', name, '/') for name, path in modes + others]
 
@@ -111,7 +114,8 @@ def test_every_node_and_mode_has_an_enclave_of_its_own():
 @pytest.mark.parametrize(
     ('kind', 'mode'),
     [(PolicyNode, 'act'), (PolicyNode, 'inline'), (PolicyNode, 'shadow'), (TrainingNode, ''),
-     (SimulatorNode, ''), (ServoNode, ''), (ExpertNode, '')],
+     (SimulatorNode, ''), (ServoNode, ''), (ExpertNode, ''), (TeleopNode, ''),
+     (TeleopNode, 'takeover')],
 )  # fmt: skip
 def test_a_node_is_allowed_exactly_what_it_uses(ros, checkpoint, tmp_path, kind, mode):
     given = {
@@ -122,6 +126,7 @@ def test_a_node_is_allowed_exactly_what_it_uses(ros, checkpoint, tmp_path, kind,
         SimulatorNode: {'reset_on_start': False},  # it is the clock
         ServoNode: {'use_sim_time': True},
         ExpertNode: {'use_sim_time': True},
+        TeleopNode: {'use_sim_time': True, 'prefix': 'teleop' if mode else ''},
     }
     node = ros.add(kind, **given[kind])
     if hasattr(node, 'bring_up'):

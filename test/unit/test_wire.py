@@ -210,6 +210,14 @@ JOINTS = wire.encode_joint_state(3, ('a', 'bc'), np.array([1.0, 2.0]), np.array(
 TRAJECTORY = wire.encode_joint_trajectory(
     3, 'base', ('a', 'b'), np.arange(6.0).reshape(3, 2), np.array([0.1, 0.2, 1.3])
 )
+JOY = wire.encode(
+    wire.make(
+        'sensor_msgs/msg/Joy',
+        header=wire.header(3, 'pad'),
+        axes=np.array([0.5, -1.0], np.float32),
+        buttons=np.array([0, 1, 1], np.int32),
+    )
+)
 SAMPLES = {
     wire.decode_image: wire.encode_image(np.zeros((3, 5, 3), np.uint8), 3, 'camera'),
     wire.decode_compressed_image: compressed(
@@ -222,6 +230,7 @@ SAMPLES = {
     wire.decode_float64_multi_array: wire.encode_float64_multi_array(np.ones(7), ('x', 'y')),
     wire.decode_joint_trajectory: TRAJECTORY,
     wire.decode_bool: wire.encode_bool(True),
+    wire.decode_joy: JOY,
 }
 each_decoder = pytest.mark.parametrize('decode', SAMPLES, ids=lambda d: d.__name__)
 
@@ -337,6 +346,12 @@ def test_a_joint_state_with_values_for_other_joints_is_refused(field):
     )
     with pytest.raises(WireError, match=f'2 joints but has 3 {field}'):
         wire.decode_joint_state(wire.encode(message))
+
+
+def test_a_pad_is_read_with_its_stamp():
+    sample = wire.decode_joy(JOY)
+    assert sample.ts_ns == 3
+    assert sample.axes.tolist() == [0.5, -1.0] and sample.buttons.tolist() == [0, 1, 1]
 
 
 @QUICK

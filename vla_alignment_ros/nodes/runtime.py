@@ -84,8 +84,12 @@ class Spinner:
             self._on_error()
 
 
-def run(factory: Callable[[], Node], args: Sequence[str] | None = None) -> int:
-    """Run one node until SIGINT or SIGTERM; the exit code: 0, or 1 when it could not go on.
+def run(
+    factory: Callable[[], Node],
+    args: Sequence[str] | None = None,
+    signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+) -> int:
+    """Run one node until one of the signals; the exit code: 0, or 1 when it could not go on.
 
     `node.begin()`, where there is one, is called once the node spins; `node.close()` before it is
     destroyed, while publishing still works. A second signal ends the process the hard way.
@@ -96,16 +100,13 @@ def run(factory: Callable[[], Node], args: Sequence[str] | None = None) -> int:
         stop.set()
         signal.signal(number, signal.SIG_DFL)
 
-    previous = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    previous = {number: signal.signal(number, on_signal) for number in signals}
     try:
         with rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO):
             return _serve(factory, stop)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _serve(factory: Callable[[], Node], stop: threading.Event) -> int:

@@ -80,6 +80,39 @@ class ExpertParameters:
 
 
 @dataclass(frozen=True)
+class TeleopParameters:
+    """Parameters of teleop_node."""
+
+    embodiment: str = parameter('tabletop', 'Name or YAML file of the embodiment to move.')
+    prefix: str = parameter(
+        '',
+        "Before the command topics. Empty: the arm's own, where no policy runs. teleop: those on "
+        'which a policy_node is taken over.',
+    )
+    pad: str = parameter('xbox', 'Name (xbox, ps) or YAML file of the mapping of the gamepad.')
+    keyboard: bool = parameter(False, 'Whether keys of the terminal are read too.')
+    speed: float = parameter(
+        0.3, "Share of the robot's speed limits at full deflection, at the start.",
+        low=0.05, high=1.0,
+    )
+    dead_zone: float = parameter(
+        0.1, 'Deflection of a stick that counts as none.', low=0.0, high=0.9
+    )
+    expo: float = parameter(
+        0.5, 'How much finer sticks are near the middle; 0: linear, 1: cubic.', low=0.0, high=1.0
+    )
+    joy_timeout_s: float = parameter(
+        0.3, 'A gamepad that is silent for so long is let go.', unit='s', low=0.05, high=5.0
+    )
+    key_timeout_s: float = parameter(
+        0.2, 'A key counts for so long after it came last.', unit='s', low=0.05, high=2.0
+    )
+    recorder: str = parameter(
+        'training_node', 'Node whose episode services buttons and keys call.'
+    )
+
+
+@dataclass(frozen=True)
 class TrainingParameters:
     """Parameters of training_node."""
 
