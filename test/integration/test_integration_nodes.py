@@ -7,13 +7,11 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 
+from node_processes import EXIT_S, START_S
 import numpy as np
 import pytest
 from servoing import tabletop_kinematics
-from small_model import save_random_checkpoint
 import yaml
 
 from vla_alignment_ros import wire
@@ -23,74 +21,8 @@ from vla_alignment_ros.nodes.client import Client
 from vla_alignment_ros.nodes.qos import message_class, reliable, subscribe_raw
 from vla_alignment_ros.resources import package_path
 
-EXIT_S = 60.0
 DOCS = Path(__file__).resolve().parents[2] / 'docs'
-START_S = 150.0  # importing torch and loading a checkpoint on a busy machine
 
-
-class Processes:
-    """Nodes of this package, each in a process of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.running: dict[str, subprocess.Popen] = {}
-
-    def start(self, name: str, **parameters: object) -> None:
-        arguments = [f'{key}:={value}' for key, value in parameters.items()]
-        command = [sys.executable, '-m', f'vla_alignment_ros.nodes.{name}', '--ros-args']
-        for argument in arguments:
-            command += ['-p', argument]
-        with (self._folder / f'{name}.log').open('wb') as log:
-            self.running[name] = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-
-    def check(self) -> None:
-        for name, process in self.running.items():
-            assert process.poll() is None, f'{name} ended early:\n{self.log(name)}'
-
-    def log(self, name: str) -> str:
-        return (self._folder / f'{name}.log').read_text()
-
-    def kill(self, name: str) -> None:
-        """End a node without a chance to say anything."""
-        process = self.running.pop(name)
-        process.kill()
-        process.wait(EXIT_S)
-
-    def end(self, name: str, number: int) -> int:
-        process = self.running.pop(name)
-        process.send_signal(number)
-        try:
-            return process.wait(EXIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise AssertionError(f'{name} did not end:\n{self.log(name)}') from None
-
-    def close(self) -> None:
-        for process in self.running.values():
-            process.kill()
-            process.wait()
-
-
-@pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_random_checkpoint(tmp_path_factory.mktemp('checkpoint') / 'tiny', willing=True)
-
-
-@pytest.fixture
-def processes(ros_domain: int, tmp_path: Path):
-    made = Processes(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(ros_domain: int, processes: Processes):
-    made = Client('test_client', ros_domain, processes.check)
-    yield made
-    made.close()
 
 
 @pytest.mark.timeout(400)
