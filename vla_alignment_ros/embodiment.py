@@ -39,9 +39,7 @@ FLOAT64_MULTI_ARRAY = 'std_msgs/msg/Float64MultiArray'
 TWIST_STAMPED = 'geometry_msgs/msg/TwistStamped'
 JOINT_TRAJECTORY = 'trajectory_msgs/msg/JointTrajectory'
 
-# true: a person drives from a message's (log) time on, false: the policy again; latched
-INTERVENTION_TOPIC = 'intervention'
-
+INTERVENTION_TOPIC = 'intervention'  # true: a person drives from the message on; latched
 ACTION_SPACES = ('ee_delta', 'joint_position', 'joint_velocity')
 
 # codec -> the roles of its topics and the message type each role carries
@@ -51,9 +49,8 @@ COMMAND_TOPICS: dict[str, dict[str, str]] = {
     'multi_array': {'command': FLOAT64_MULTI_ARRAY},
 }
 # roles that may be left out: a hand with a driver of its own beside the arm's controller
-OPTIONAL_COMMAND_TOPICS: dict[str, dict[str, str]] = {
-    'joint_trajectory': {'gripper': FLOAT64},
-    'multi_array': {'gripper': FLOAT64},
+OPTIONAL_COMMAND_TOPICS = {
+    codec: {'gripper': FLOAT64} for codec in ('joint_trajectory', 'multi_array')
 }
 
 _NAME = re.compile(r'[A-Za-z0-9_-]{1,64}')

@@ -24,7 +24,6 @@ from vla_alignment_ros.resources import package_path
 DOCS = Path(__file__).resolve().parents[2] / 'docs'
 
 
-
 @pytest.mark.timeout(400)
 def test_nodes_run_and_end_with_exit_code_zero(processes, client, checkpoint, tmp_path):
     processes.start('simulator_node', lockstep=True, publish_instruction=True, split='seen')
