@@ -22,6 +22,7 @@ STANDALONE = [
     'ros-std-msgs>=5.5',
     'ros-std-srvs>=5.5',
     'ros-trajectory-msgs>=5.5',
+    'ros-visualization-msgs>=5.5',
 ]
 TRAIN = [
     'accelerate>=1.2',

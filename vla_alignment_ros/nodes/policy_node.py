@@ -4,7 +4,8 @@ Everything about the robot comes from the checkpoint's embodiment. Publishes the
 topics, `~/action_chunk` (JointTrajectory: the seven action names, H points),
 `~/alignment_score` (Float64MultiArray; dimensions labelled vl_score, action_score, margin),
 `~/decision` and `~/status` (DiagnosticStatus), `/diagnostics`, and while somebody looks
-`~/grounding/image` (Image). `~/reload` and the parameter `checkpoint` exchange the model.
+`~/grounding/image` (Image) and `~/chunk_markers` (MarkerArray: where the chunk leads). `~/reload`
+and the parameter `checkpoint` exchange the model.
 
 A person takes over by commanding on the same topics under `teleop/` (`intervention_prefix`), and
 the policy has the arm back once they are silent; `intervention` (Bool, latched) says who drives.
@@ -33,7 +34,7 @@ from vla_alignment_ros.nodes.diagnostics import ERROR, OK, status_message, Statu
 from vla_alignment_ros.nodes.lifecycle import ManagedNode
 from vla_alignment_ros.nodes.models import load_model, Model
 from vla_alignment_ros.nodes.parameters import Parameters
-from vla_alignment_ros.nodes.pictures import Pictures
+from vla_alignment_ros.nodes.pictures import Pictures, TOPICS
 from vla_alignment_ros.nodes.policy_inputs import PolicyInputs
 from vla_alignment_ros.nodes.qos import advertise, latched, RawPublishers, reliable
 from vla_alignment_ros.nodes.reloads import Reloads
@@ -44,7 +45,6 @@ from vla_alignment_ros.nodes.timers import Timers
 
 CHUNK_TOPIC = '~/action_chunk'
 SCORE_TOPIC = '~/alignment_score'
-PICTURE_TOPIC = '~/grounding/image'
 SCORES = ('vl_score', 'action_score', 'margin')
 STATUS = 'diagnostic_msgs/msg/DiagnosticStatus'
 IDLE_STATUS_S = 4.0  # rarer than this, and aggregators take a node for dead (after 5 s)
@@ -68,7 +68,7 @@ class PolicyNode(ManagedNode):
         if self._acts:
             told[CHUNK_TOPIC] = 'trajectory_msgs/msg/JointTrajectory'
         self._scores = RawPublishers(self, told)
-        self._pictures = RawPublishers(self, {PICTURE_TOPIC: 'sensor_msgs/msg/Image'})
+        self._pictures = RawPublishers(self, TOPICS)
         driver = {INTERVENTION_TOPIC: BOOL} if mode != SHADOW else {}
         self._driver = RawPublishers(self, driver, lambda topic: latched())
         self._decision = advertise(self, '~/decision', STATUS, reliable(50))
@@ -109,10 +109,11 @@ class PolicyNode(ManagedNode):
             send=lambda command: commands.publish({} if mute else command.messages),
             report=partial(self._tell, embodiment),
             pictures=Pictures(
+                embodiment,
                 chosen.picture_hz,
-                wanted=partial(self._pictures.wanted, PICTURE_TOPIC),
-                publish=lambda raw: self._pictures.publish({PICTURE_TOPIC: raw}),
-                log=self.get_logger().error,
+                self._pictures.wanted,
+                self._pictures.publish,
+                self.get_logger().error,
             ),
             log=self.get_logger().error,
             handed=lambda drives: self._driver.publish(
