@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future as WorkerFuture
 from concurrent.futures import ThreadPoolExecutor
+import gc
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from vla_alignment_ros.errors import VlaError
+from vla_alignment_ros.nodes.usage import help_text, wants_help
 
 try:
     from rclpy.experimental import EventsExecutor
@@ -91,9 +93,13 @@ def run(
 ) -> int:
     """Run one node until one of the signals; the exit code: 0, or 1 when it could not go on.
 
+    With `--help` it is only described.
+
     `node.begin()`, where there is one, is called once the node spins; `node.close()` before it is
     destroyed, while publishing still works. A second signal ends the process the hard way.
     """
+    if wants_help(sys.argv[1:] if args is None else args):
+        return _describe(factory)
     stop = threading.Event()
 
     def on_signal(number: int, frame: object) -> None:
@@ -107,6 +113,17 @@ def run(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        # the process ends now; without this it would look for garbage in all of torch first,
+        # which takes two seconds, and longer than launch's patience on a busy machine
+        gc.freeze()
+
+
+def _describe(factory: Callable[[], Node]) -> int:
+    with rclpy.init(args=[]):
+        node = factory()
+        print(help_text(node))
+        node.destroy_node()
+    return 0
 
 
 def _serve(factory: Callable[[], Node], stop: threading.Event) -> int:
