@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = 'vla_alignment_ros'
 SHARE = f'share/{PACKAGE}'
-SHARED_FOLDERS = ('checkpoints', 'config', 'launch', 'urdf', 'worlds')
+SHARED_FOLDERS = ('checkpoints', 'config', 'foxglove', 'launch', 'rviz', 'urdf', 'worlds')
 
 STANDALONE = [
     # ROS 2 itself, as wheels: for a machine without a ROS 2 installation.

@@ -174,7 +174,7 @@ def test_shared_files_keep_their_folders(described):
         for target, files in described['data_files']
         for file in files
     }
-    for folder in ('checkpoints', 'config', 'launch', 'urdf', 'worlds'):
+    for folder in ('checkpoints', 'config', 'foxglove', 'launch', 'rviz', 'urdf', 'worlds'):
         for path in (ROOT / folder).rglob('*'):
             if path.is_file() and '__pycache__' not in path.parts:
                 where = path.relative_to(ROOT).as_posix()
