@@ -231,4 +231,4 @@ def test_every_shipped_yaml_file_is_plain_data():
     files = sorted((ROOT / 'config').rglob('*.yaml'))
     assert files
     for path in files:
-        assert isinstance(yaml.safe_load(path.read_text(encoding='utf-8')), dict), path
+        assert isinstance(yaml.safe_load(path.read_text(encoding='utf-8')), (dict, list)), path
