@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-import re
-import shlex
 import shutil
 import signal
 
+from document_commands import commands, ROOT
+from node_messages import listen, moves
 from node_processes import EXIT_S, START_S
 import numpy as np
 import pytest
@@ -17,11 +16,8 @@ import yaml
 from vla_alignment_ros import wire
 from vla_alignment_ros.cli.vla_demo import main as vla_demo
 from vla_alignment_ros.control.joint_commands import COMMAND_TOPICS
-from vla_alignment_ros.nodes.client import Client
 from vla_alignment_ros.nodes.qos import message_class, reliable, subscribe_raw
 from vla_alignment_ros.resources import package_path
-
-DOCS = Path(__file__).resolve().parents[2] / 'docs'
 
 
 @pytest.mark.timeout(400)
@@ -50,7 +46,7 @@ def test_nodes_run_and_end_with_exit_code_zero(processes, client, checkpoint, tm
     'number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
 )
 def test_an_interrupted_policy_leaves_the_arm_held(processes, client, checkpoint, number):
-    twists = _listen(client, 'servo/delta_twist_cmds', 'geometry_msgs/msg/TwistStamped')
+    twists = listen(client, 'servo/delta_twist_cmds', 'geometry_msgs/msg/TwistStamped')
     processes.start(
         'policy_node',
         checkpoint=str(checkpoint),
@@ -59,19 +55,19 @@ def test_an_interrupted_policy_leaves_the_arm_held(processes, client, checkpoint
         **{'gate.enabled': False},
     )
     processes.start('simulator_node', lockstep=True, publish_instruction=True)
-    client.until(lambda: len(twists) > 3 and _moves(twists[-1]), 'motion', START_S)
+    client.until(lambda: len(twists) > 3 and moves(twists[-1]), 'motion', START_S)
     processes.running['policy_node'].send_signal(number)
     client_check, client._check = client._check, lambda: None
-    client.until(lambda: not _moves(twists[-1]), 'the hold')
+    client.until(lambda: not moves(twists[-1]), 'the hold')
     client._check = client_check
     assert processes.running.pop('policy_node').wait(EXIT_S) == 0
-    assert not _moves(twists[-1])
+    assert not moves(twists[-1])
 
 
 @pytest.mark.timeout(600)
 def test_whoever_is_killed_the_arm_comes_to_rest(processes, client, checkpoint):
-    twists = _listen(client, 'servo/delta_twist_cmds', 'geometry_msgs/msg/TwistStamped')
-    joints = _listen(client, 'joint_states', 'sensor_msgs/msg/JointState')
+    twists = listen(client, 'servo/delta_twist_cmds', 'geometry_msgs/msg/TwistStamped')
+    joints = listen(client, 'joint_states', 'sensor_msgs/msg/JointState')
     reasons: list[str] = []
     client.on_values('policy_node/status', lambda values: reasons.append(values.get('reason', '')))
 
@@ -95,12 +91,12 @@ def test_whoever_is_killed_the_arm_comes_to_rest(processes, client, checkpoint):
     processes.kill('policy_node')
     client.until(lambda: all(speed(raw) < 0.02 for raw in joints[-5:]), 'the standstill')
     start_policy()  # somebody, or a supervisor, starts it again
-    client.until(lambda: twists and _moves(twists[-1]), 'motion', START_S)
+    client.until(lambda: twists and moves(twists[-1]), 'motion', START_S)
     processes.kill('simulator_node')
     client.until(lambda: 'time has stood still' in reasons[-1], 'the reason')
     count = len(twists)
     client.until(lambda: len(twists) > count + 2, 'holds')
-    assert not any(_moves(raw) for raw in twists[count:])
+    assert not any(moves(raw) for raw in twists[count:])
     assert processes.end('policy_node', signal.SIGTERM) == 0
 
 
@@ -109,20 +105,6 @@ def test_a_parameter_that_is_not_allowed_ends_the_process_with_the_reason(proces
     processes.start('simulator_node', split='nowhere')
     assert processes.running.pop('simulator_node').wait(EXIT_S) == 1
     assert 'allowed: train, val, seen' in processes.log('simulator_node')
-
-
-def _listen(client: Client, topic: str, msgtype: str) -> list[bytes]:
-    """What comes in on a topic, in order."""
-    messages: list[bytes] = []
-    subscribe_raw(
-        client.node, topic, msgtype, lambda raw: messages.append(bytes(raw)), reliable(1000)
-    )
-    return messages
-
-
-def _moves(raw: bytes) -> bool:
-    sample = wire.decode_twist_stamped(raw)
-    return bool(np.any(sample.linear) or np.any(sample.angular))
 
 
 @pytest.mark.long
@@ -156,13 +138,6 @@ def test_the_shipped_policy_acts_through_a_servo_and_joint_controllers(processes
     client.until(lambda: any(map(wire.decode_bool, success)), 'the success', 300.0)
 
 
-def _page_commands(name: str) -> list[list[str]]:
-    """The words of each command line in the shell blocks of a page in docs."""
-    page = (DOCS / name).read_text()
-    blocks = re.findall(r'^```bash\n(.*?)^```', page, re.DOTALL | re.MULTILINE)
-    return [shlex.split(line) for block in blocks for line in block.splitlines()]
-
-
 def _fill(message: object, fields: dict) -> None:
     for key, value in fields.items():
         if isinstance(value, dict):
@@ -178,7 +153,7 @@ def test_the_page_about_ones_own_arm_leads_to_its_first_motion(
     """Every command of the page is run, but for xacro, which is not here."""
     monkeypatch.chdir(tmp_path)
     hand = tabletop_kinematics()
-    joints = _listen(client, 'joint_states', 'sensor_msgs/msg/JointState')
+    joints = listen(client, 'joint_states', 'sensor_msgs/msg/JointState')
     status: list[str] = []
     client.node.create_subscription(
         message_class('diagnostic_msgs/msg/DiagnosticStatus'), 'servo_node/status',
@@ -213,7 +188,7 @@ def test_the_page_about_ones_own_arm_leads_to_its_first_motion(
         client.until(lambda: 'hold: no twist for' in status[-1], 'the standstill')
 
     done = []
-    for words in _page_commands('bring_your_own_arm.md'):
+    for words in commands(ROOT / 'docs' / 'bring_your_own_arm.md'):
         match words:
             case ['cp', source, target]:
                 shutil.copy(package_path(*source.split('/')), target)
