@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from small_model import save_random_checkpoint
 import pytest
+from small_model import save_random_checkpoint
 
 from vla_alignment_ros.nodes.client import Client
 

@@ -89,6 +89,9 @@ class Trainer:
         )
         self.device = self.accelerator.device
         d, o = config.data, config.optimizer
+        tokenizer = None
+        if start is None:  # first, so that a model that is missing starts nothing
+            self.pretrained, tokenizer = describe_towers(config.model)
         with self.accelerator.main_process_first():
             loaded = load_dataset(
                 data,
@@ -111,7 +114,6 @@ class Trainer:
             self.tokenizer, self.statistics = self.start.tokenizer, self.start.statistics
             self.pretrained = self.start.pretrained
         else:
-            self.pretrained, tokenizer = describe_towers(config.model)
             self.tokenizer = tokenizer or build_tokenizer(texts)
             self.statistics = data_statistics(self.train_set)
         torch.manual_seed(config.seed)
