@@ -38,6 +38,11 @@ TRAIN = [
 HF = [
     'peft>=0.18',  # adapters of pretrained towers
 ]
+LEROBOT = [
+    # LeRobot folders: tables and videos
+    'av>=15',
+    'pyarrow>=21',
+]
 SIM = [
     'mink>=1.0',
 ]
@@ -99,10 +104,11 @@ setup(
         'standalone': STANDALONE,
         'train': TRAIN,
         'hf': HF,
+        'lerobot': LEROBOT,
         'sim': SIM,
         'bench': BENCH,
         'test': TEST,
-        'all': STANDALONE + TRAIN + HF + SIM + BENCH + TEST,
+        'all': STANDALONE + TRAIN + HF + LEROBOT + SIM + BENCH + TEST,
     },
     entry_points={
         'console_scripts': [

@@ -13,7 +13,7 @@ One room, one job; a room imports only rooms above it in this list:
     kinematics    where the hand is, from the URDF
     observation   raw messages → Observation, the same live and in training
     control       command codecs, observation buffer, action guard, gate, executor, servo
-    data          episodes as rosbags → training samples
+    data          episodes as rosbags or LeRobot folders → training samples
     encoders      vision, language, state and action towers
     alignment     strategies that align them, and their losses
     policy        action head, verifier, checkpoint, and the policy that runs them

@@ -140,7 +140,7 @@ def test_pip_brings_every_import_of_package_tests_and_bench(described):
 def test_nothing_is_asked_for_that_nobody_imports(described):
     imported = {PIP_NAMES.get(name, name) for name in imported_packages(PACKAGE)}
     extras = described['extras_require']
-    asked = [*described['install_requires'], *extras['train'], *extras['sim']]
+    asked = [*described['install_requires'], *extras['train'], *extras['lerobot'], *extras['sim']]
     assert {pip_name(requirement) for requirement in asked} <= imported | UNSEEN
 
 

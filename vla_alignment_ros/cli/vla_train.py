@@ -13,6 +13,7 @@ from typing import Annotated, TYPE_CHECKING
 
 import tyro
 
+from vla_alignment_ros.data.lerobot.keys import LeRobotKeys
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import ConfigError, VlaError
 from vla_alignment_ros.training.config import TrainConfig
@@ -39,15 +40,18 @@ class Options:
     """
 
     data: tuple[Path, ...]
-    """Folders of episodes, as training_node or the simulator's recorder wrote them; or text files
-    that list episodes, one a line."""
+    """Folders of episodes, as training_node or the simulator's recorder wrote them; text files
+    that list episodes, one a line; or lerobot:FOLDER, a LeRobotDataset v3.0."""
     out: Path
     """Folder of this run."""
     config: Path | None = None
     """YAML file with settings (config/train/*.yaml); flags win over it."""
     embodiment: str | None = None
     """Name or YAML file of the embodiment to read the bags with, instead of the one inside them
-    (to add a calibration, say)."""
+    (to add a calibration, say); LeRobot folders of others have none inside."""
+    lerobot_keys: Path | None = None
+    """YAML file that says which feature of a LeRobot folder is which camera, joint and action,
+    where the names do not tell (docs/lerobot.md)."""
     from_checkpoint: Path | None = None
     """Checkpoint folder whose weights, words and units of measure it begins with, instead of from
     zero; settings of the model have to be those it was trained with."""
@@ -95,9 +99,10 @@ def _train(options: Options) -> Path | None:
         threads = int(read_meta(state).get('threads', 0))  # rounding depends on it
     torch.set_num_threads(threads or 1)
     given = None if options.embodiment is None else Embodiment.load(options.embodiment)
+    keys = None if options.lerobot_keys is None else LeRobotKeys.load(options.lerobot_keys)
     try:
         trainer = Trainer(
-            options.train, list(options.data), options.out, given, options.from_checkpoint
+            options.train, list(options.data), options.out, given, options.from_checkpoint, keys
         )
         if not threads:
             # the same in all processes: rounding depends on it

@@ -214,13 +214,13 @@ class EpisodeWriter:
                 self._writer.close()
                 written = self._partial / self.path.name
                 for file in written.iterdir():
-                    _fsync(file)
-                _fsync(written)
+                    fsync(file)
+                fsync(written)
                 if self.path.exists():
                     raise BagError(f'{self.path} exists already; it is not overwritten')
                 os.rename(written, self.path)
                 self._open = False
-                _fsync(self.path.parent)
+                fsync(self.path.parent)
             except (OSError, WriterError, sqlite3.Error) as error:
                 raise BagError(f'cannot finish episode {self.path.name}: {error}') from error
             shutil.rmtree(self._partial, ignore_errors=True)  # an empty shell by now
@@ -259,6 +259,8 @@ class EpisodeReader:
     Raises:
         BagError: not a bag, or its metadata is broken. Damaged message files show in `messages`.
     """
+
+    reading = ''  # see `source.Episode`
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -300,6 +302,12 @@ class EpisodeReader:
         if count != promised:
             raise BagError(f'{self.path} is damaged: {count} of {promised} messages are there')
 
+    heads = messages  # an image lies in the file whole
+
+    def files(self) -> list[Path]:
+        """The files in its folder."""
+        return [Path(entry.path) for entry in os.scandir(self.path) if entry.is_file()]
+
     def _sources(self) -> list[Path]:
         # the files themselves where they can be read alone: rosbags parses a folder's
         # metadata.yaml in pure Python, which takes longer than reading a short episode
@@ -340,7 +348,8 @@ def _claim(root: Path, name: str | None) -> tuple[Path, Path]:
             return final, partial
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -65,10 +65,11 @@ class EpisodeInfo:
     extra: dict[str, str]  # custom data beside the above, without its `vla.` prefix
     files: tuple[str, ...] = ()  # storage files in the folder, in order of time
     files_compressed: bool = False  # whole files or single messages are; chunks do not count
+    title: str = ''  # its name, where that is not the last part of the path
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.title or self.path.name
 
     @property
     def relabelled(self) -> bool:

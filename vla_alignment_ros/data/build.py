@@ -1,4 +1,4 @@
-"""Filling a cache: bags → arrays on disk, in one or several processes, in flat memory."""
+"""Filling a cache: episodes → arrays on disk, in one or several processes, in flat memory."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from vla_alignment_ros.data.episode import EpisodeIndex, index_episode, keyframes, observations
 from vla_alignment_ros.data.labels import label_names, label_shape, NOT_KNOWN, read_labels
+from vla_alignment_ros.data.source import Episode
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import DatasetError
 from vla_alignment_ros.observation import ObservationAssembler
@@ -43,7 +44,7 @@ class _Small:
 
 def fill(
     folder: Path,
-    episodes: Sequence[Path],
+    episodes: Sequence[Episode],
     embodiment: Embodiment,
     skip_bad: bool,
     workers: int,
@@ -61,10 +62,10 @@ def fill(
     ):
         indices: list[EpisodeIndex] = []
         indexing = run(partial(_try, partial(index_episode, embodiment=embodiment)), episodes)
-        for path, result in zip(episodes, indexing):
+        for episode, result in zip(episodes, indexing):
             bar.update()
             if isinstance(result, DatasetError):
-                _skip(path, result, skipped, skip_bad)
+                _skip(episode.info.path, result, skipped, skip_bad)
             else:
                 indices.append(result)
         if not indices:

@@ -1,7 +1,7 @@
 """All samples of a set of episodes in memory-mapped arrays, made once.
 
 A cache is a folder with one `.npy` file per array and a `manifest.json`. Its name holds a digest
-of everything it depends on (which bags, their sizes and times of change, the embodiment, the
+of everything it depends on (which files, their sizes and times of change, the embodiment, the
 layout), so a change of any of these makes another cache. It is built in a hidden folder and
 renamed when complete; while one process builds, others wait for it.
 
@@ -38,6 +38,7 @@ from typing import Any
 import numpy as np
 
 from vla_alignment_ros.data.build import CACHE_VERSION, fill, MANIFEST
+from vla_alignment_ros.data.source import Episode, open_episode
 from vla_alignment_ros.embodiment import Embodiment, resolve_resource
 from vla_alignment_ros.errors import DatasetError, VlaError
 
@@ -46,7 +47,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CachedEpisode:
-    """One episode of a cache: what its bag says, and where its rows are."""
+    """One episode of a cache: what it says about itself, and where its rows are."""
 
     name: str
     path: str
@@ -115,7 +116,7 @@ def _episode(item: dict[str, Any]) -> CachedEpisode:
 
 
 def build_cache(
-    episodes: Sequence[Path],
+    episodes: Sequence[Episode | Path],
     embodiment: Embodiment,
     cache_dir: Path,
     *,
@@ -128,7 +129,7 @@ def build_cache(
     A cache that this one replaces (same folders of episodes, same embodiment) is removed.
 
     Args:
-        episodes: bag folders; their order is the order of the rows.
+        episodes: or the paths of bags; their order is the order of the rows.
         skip_bad: leave damaged episodes out, with one warning, instead of raising.
         workers: processes to read with.
         progress: show a progress bar.
@@ -138,8 +139,9 @@ def build_cache(
     """
     if not episodes:
         raise DatasetError('no episodes to build a dataset from')
-    episodes = [Path(path).resolve() for path in episodes]
-    scope = _digest(sorted({str(p.parent) for p in episodes}), embodiment.digest())[:12]
+    episodes = [open_episode(e.resolve()) if isinstance(e, Path) else e for e in episodes]
+    folders = sorted({str(episode.info.path.parent) for episode in episodes})
+    scope = _digest(folders, embodiment.digest())[:12]
     name = f'{scope}-{_fingerprint(episodes, embodiment, skip_bad)[:20]}'
     cache_dir = Path(cache_dir)
     try:
@@ -171,16 +173,22 @@ def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _fingerprint(episodes: Sequence[Path], embodiment: Embodiment, skip_bad: bool) -> str:
-    """Everything a cache depends on: bags by name, size and time of change of their files."""
-    bags = []
-    for path in episodes:
-        files = [(entry.name, entry.stat()) for entry in os.scandir(path) if entry.is_file()]
-        bags.append((str(path), sorted((n, s.st_size, s.st_mtime_ns) for n, s in files)))
+def _fingerprint(episodes: Sequence[Episode], embodiment: Embodiment, skip_bad: bool) -> str:
+    """Everything a cache depends on: episodes by name, size and time of change of their files."""
+    stamps: dict[Path, tuple[str, int, int]] = {}  # episodes of a LeRobot folder share files
+    sources = []
+    for episode in episodes:
+        files = episode.files()
+        for path in files:
+            if path not in stamps:
+                stat = path.stat()
+                stamps[path] = (path.name, stat.st_size, stat.st_mtime_ns)
+        state = sorted(stamps[path] for path in files)
+        sources.append((str(episode.info.path), episode.reading, state))
     # the end-effector part of the state is computed from the robot's model
     urdf = resolve_resource(embodiment.urdf).read_bytes() if embodiment.urdf else b''
     model = hashlib.sha256(urdf).hexdigest()
-    return _digest(CACHE_VERSION, embodiment.digest(), model, skip_bad, bags)
+    return _digest(CACHE_VERSION, embodiment.digest(), model, skip_bad, sources)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 import hashlib
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,16 @@ import torch
 from torch.utils.data import Dataset
 
 from vla_alignment_ros.control.codecs import gripper_index
-from vla_alignment_ros.data.bag import EpisodeInfo, EpisodeReader, find_episodes
 from vla_alignment_ros.data.cache import build_cache, CachedEpisode, DatasetCache
 from vla_alignment_ros.data.labels import NOT_KNOWN
+from vla_alignment_ros.data.lerobot.keys import LeRobotKeys
+from vla_alignment_ros.data.source import common_embodiment, find_sources, folder_of
 from vla_alignment_ros.embodiment import ACTION_DIM, Embodiment
-from vla_alignment_ros.errors import BagError, DatasetError
+from vla_alignment_ros.errors import DatasetError
 from vla_alignment_ros.observation import EE_POSITION, ObservationAssembler
 
 SPLITS = ('train', 'val', 'all')
 CACHE_FOLDER = '.vla_cache'  # hidden, so that it is never searched for episodes
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -289,6 +288,7 @@ def load_dataset(
     val_fraction: float = 0.1,
     seed: int = 0,
     embodiment: Embodiment | None = None,
+    lerobot_keys: LeRobotKeys | None = None,
     cache_dir: Path | str | None = None,
     only_successful: bool = True,
     skip_bad: bool = False,
@@ -298,10 +298,12 @@ def load_dataset(
     """Folders of episodes → samples to train on.
 
     Args:
-        roots: folders to search for episodes, single episodes, or lists of them (`find_episodes`).
+        roots: folders to search for episodes, single episodes, lists of them (`find_episodes`), or
+            `lerobot:FOLDER`.
         horizon: steps of an action chunk, H.
         val_fraction, seed: see `split_episodes`.
         embodiment: to read the bags with, instead of the one they name.
+        lerobot_keys: which feature is what in a LeRobot folder, where the names do not tell.
         cache_dir: default is a hidden folder in the first root, or beside a list's first episode.
         only_successful: leave out episodes that are marked as failed.
         skip_bad: leave out damaged episodes with a warning, instead of raising.
@@ -311,19 +313,20 @@ def load_dataset(
     Raises:
         DatasetError: nothing to train on, mixed embodiments, or damaged episodes.
     """
-    roots = [Path(root) for root in roots]
-    infos, skipped = _infos(roots, skip_bad)
+    roots = list(roots)
+    episodes, skipped = find_sources(roots, embodiment, lerobot_keys, skip_bad)
     if embodiment is None:
-        embodiment = _common_embodiment(infos)
+        embodiment = common_embodiment(episodes)
     if only_successful:
-        failed = [info for info in infos if info.success is False]
-        skipped.update({str(info.path): 'marked as failed' for info in failed})
-        infos = [info for info in infos if info.success is not False]
-    if not infos:
+        failed = [episode for episode in episodes if episode.info.success is False]
+        skipped.update({str(episode.info.path): 'marked as failed' for episode in failed})
+        episodes = [episode for episode in episodes if episode.info.success is not False]
+    if not episodes:
         raise DatasetError(f'none of {len(skipped)} episodes can be used: {skipped}')
-    shared = infos[0].path.parent if roots[0].is_file() else roots[0]
+    first = folder_of(roots[0])
+    shared = episodes[0].info.path.parent if first.is_file() else first
     cache = build_cache(
-        [info.path for info in infos],
+        episodes,
         embodiment,
         Path(cache_dir) if cache_dir is not None else shared / CACHE_FOLDER,
         skip_bad=skip_bad,
@@ -335,45 +338,3 @@ def load_dataset(
     if val_fraction > 0 and len(cache.episodes) > 1:
         val = DemonstrationDataset(cache, 'val', horizon, val_fraction, seed)
     return LoadedDataset(train, val, train.statistics(), {**skipped, **cache.skipped})
-
-
-def _infos(roots: Sequence[Path], skip_bad: bool) -> tuple[list[EpisodeInfo], dict[str, str]]:
-    infos: dict[Path, EpisodeInfo] = {}
-    skipped: dict[str, str] = {}
-    for root in roots:
-        try:
-            found = find_episodes(root)
-        except BagError as error:
-            raise DatasetError(str(error)) from error
-        for path in found:
-            try:
-                infos[path.resolve()] = EpisodeReader(path).info
-            except BagError as error:
-                if not skip_bad:
-                    raise DatasetError(f'{error}; remove the episode or set skip_bad') from error
-                skipped[str(path)] = str(error)
-    if not infos:
-        folders = ', '.join(map(str, roots)) or 'no folder at all'
-        raise DatasetError(
-            f'no episode in {folders}: record some first (an episode is a folder with a '
-            f'metadata.yaml; unfinished recordings do not count)'
-        )
-    if skipped:
-        _LOG.warning('%d unreadable episodes are left out: %s', len(skipped), skipped)
-    return list(infos.values()), skipped
-
-
-def _common_embodiment(infos: Sequence[EpisodeInfo]) -> Embodiment:
-    first = infos[0]
-    for info in infos:
-        if info.embodiment is None:
-            raise DatasetError(
-                f'{info.path} names no embodiment; give the one it was recorded with'
-            )
-        if info.embodiment != first.embodiment:
-            raise DatasetError(
-                f'episodes of different embodiments cannot be mixed: {first.path} has '
-                f'{first.embodiment.name!r}, {info.path} has {info.embodiment.name!r} (or another '
-                f'version of it); load them apart, or name the embodiment to read both with'
-            )
-    return first.embodiment

@@ -1,11 +1,11 @@
-"""One bag as control-rate samples: an index made from time stamps, then a stream of observations.
+"""One episode as control-rate samples: an index from time stamps, then a stream of observations.
 
 How an episode is sampled:
 
 * Ticks are the stamps of the commands where these come at about the embodiment's rate; otherwise
   a regular grid at that rate.
 * Every source is taken as-of the tick: the newest message stamped at or before it. Header stamps
-  count; log time stands in where a type has no header or the publisher left it at zero.
+  count; log time stands in where there is none, or it was left at zero.
 * A command topic without a header (the gripper of the twist codec) belongs to the command it was
   published with.
 * Ticks at which a source is missing or older than `max_age_s` are dropped and counted; so are
@@ -16,8 +16,7 @@ How an episode is sampled:
   where nothing was said, or where somebody relabelled the episode.
 
 Observations come from `ObservationAssembler`, the code the live policy uses, on the same bytes.
-The bag is read twice, first for the stamps and then for the pixels, so that memory does not grow
-with it.
+It is read twice, first for the stamps, then for the pixels: memory does not grow with it.
 """
 
 from __future__ import annotations
@@ -31,7 +30,8 @@ import numpy as np
 from vla_alignment_ros import wire
 from vla_alignment_ros.control.codecs import gripper_index, make_codec
 from vla_alignment_ros.data import align
-from vla_alignment_ros.data.bag import EpisodeInfo, EpisodeReader
+from vla_alignment_ros.data.bag import EpisodeInfo
+from vla_alignment_ros.data.source import Episode, open_episode
 from vla_alignment_ros.embodiment import ACTION_DIM, BOOL, Embodiment, INTERVENTION_TOPIC
 from vla_alignment_ros.errors import BagError, ControlError, DatasetError, WireError
 from vla_alignment_ros.observation import (
@@ -48,7 +48,7 @@ COMMAND_MAX_AGE_PERIODS = 2.0
 class EpisodeIndex:
     """Which messages make which sample. T samples, A actions (A ≥ T)."""
 
-    info: EpisodeInfo
+    episode: Episode
     embodiment: Embodiment
     ticks_ns: np.ndarray  # (T,) int64
     picks: dict[str, np.ndarray]  # topic -> (T,) int64, the how-manieth message of the topic
@@ -61,6 +61,10 @@ class EpisodeIndex:
 
     def __len__(self) -> int:
         return len(self.ticks_ns)
+
+    @property
+    def info(self) -> EpisodeInfo:
+        return self.episode.info
 
     def rows(self, rows: np.ndarray) -> EpisodeIndex:
         """Some of the samples, (R,) ascending."""
@@ -96,23 +100,28 @@ class Scan:
     kept: dict[str, list[bytes]]  # all but the images
 
 
-def index_episode(path: Path | str, embodiment: Embodiment | None = None) -> EpisodeIndex:
-    """Align one bag.
+def index_episode(
+    episode: Episode | Path | str, embodiment: Embodiment | None = None
+) -> EpisodeIndex:
+    """Align one episode.
 
     Args:
+        episode: what `open_episode` gives, or the path that it takes.
         embodiment: instead of the one in the bag (needed for bags recorded without one).
 
     Raises:
         DatasetError: the bag is damaged, lacks a topic, or gives no sample; it is named.
     """
-    path = Path(path)
+    is_path = isinstance(episode, (Path, str))
+    path = Path(episode) if is_path else episode.info.path
     try:
-        reader = EpisodeReader(path)
-        embodiment = embodiment or reader.info.embodiment
+        if is_path:
+            episode = open_episode(path, embodiment)
+        embodiment = embodiment or episode.info.embodiment
         if embodiment is None:
             raise DatasetError('the bag names no embodiment; give the one it was recorded with')
-        check_topics(reader.info, embodiment)
-        return index_scan(reader.info, embodiment, scan_episode(reader, embodiment))
+        check_topics(episode.info, embodiment)
+        return index_scan(episode, embodiment, scan_episode(episode, embodiment))
     except (BagError, WireError, ControlError, DatasetError) as error:
         raise DatasetError(f'episode {path}: {error}') from error
 
@@ -134,7 +143,7 @@ def observations(
     waiting: dict[int, dict[str, bytes]] = {}  # row -> messages read so far
     seen = dict.fromkeys(uses, 0)
     try:
-        for topic, _, _, raw in EpisodeReader(path).messages(uses):
+        for topic, _, _, raw in index.episode.messages(uses):
             rows = uses[topic].get(seen[topic], ())
             seen[topic] += 1
             for row in rows:
@@ -235,26 +244,25 @@ def check_topics(info: EpisodeInfo, embodiment: Embodiment) -> None:
 
 
 def scan_episode(
-    reader: EpisodeReader,
+    episode: Episode,
     embodiment: Embodiment,
     messages: Iterable[tuple[str, str, int, bytes]] | None = None,
 ) -> Scan:
     """The stamps of every topic of the embodiment, in one clock, and the messages without pixels.
 
     Args:
-        reader: of the bag.
+        episode: that is scanned.
         embodiment: whose topics count.
-        messages: those of the bag, where somebody else looks at them in the same pass.
+        messages: its own, where somebody else looks at them in the same pass.
 
-    Raises:
-        BagError, WireError: the bag is damaged, or a message has no room for its stamp.
+    Raises BagError, WireError: it is damaged, or a message has no room for its stamp.
     """
     topics = {**embodiment.topics(), INTERVENTION_TOPIC: BOOL}
     small = set(topics) - {camera.topic for camera in embodiment.cameras}
     headers: dict[str, list[int]] = {topic: [] for topic in topics}
     logs: dict[str, list[int]] = {topic: [] for topic in topics}
     kept: dict[str, list[bytes]] = {topic: [] for topic in small}
-    for topic, msgtype, log_ns, raw in reader.messages(topics) if messages is None else messages:
+    for topic, msgtype, log_ns, raw in episode.heads(topics) if messages is None else messages:
         if topic not in topics:
             continue
         stamp = wire.stamp_ns(raw, msgtype)
@@ -310,7 +318,7 @@ def commands(
     return ticks, actions, dropped
 
 
-def index_scan(info: EpisodeInfo, embodiment: Embodiment, scan: Scan) -> EpisodeIndex:
+def index_scan(episode: Episode, embodiment: Embodiment, scan: Scan) -> EpisodeIndex:
     """Align what was scanned.
 
     Raises:
@@ -321,7 +329,7 @@ def index_scan(info: EpisodeInfo, embodiment: Embodiment, scan: Scan) -> Episode
     stops = align.segment_stops(ticks, embodiment.rate_hz)
 
     # an observation for every tick, or no sample
-    instructions, spoken = _instructions(info, embodiment, scan)
+    instructions, spoken = _instructions(episode.info, embodiment, scan)
     picks = {}
     whole = np.ones(len(ticks), bool)
     for source, topic in embodiment.source_topics().items():
@@ -338,7 +346,7 @@ def index_scan(info: EpisodeInfo, embodiment: Embodiment, scan: Scan) -> Episode
         reasons = ', '.join(f'{name} {count}' for name, count in dropped.items()) or 'no command'
         raise DatasetError(f'no usable tick at {embodiment.rate_hz:g} Hz (dropped: {reasons})')
     return EpisodeIndex(
-        info=info,
+        episode=episode,
         embodiment=embodiment,
         ticks_ns=ticks[whole],
         picks={topic: pick[whole] for topic, pick in picks.items()},

@@ -13,7 +13,6 @@ import numpy as np
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.data import align
-from vla_alignment_ros.data.bag import EpisodeReader
 from vla_alignment_ros.data.episode import EpisodeIndex
 from vla_alignment_ros.errors import BagError, DatasetError, WireError
 
@@ -65,7 +64,7 @@ def read_labels(index: EpisodeIndex) -> dict[str, np.ndarray]:
     images: dict[str, list[np.ndarray]] = {topic: [] for topic in cameras}
     stamps: dict[str, list[int]] = {topic: [] for topic in cameras}
     try:
-        for topic, _, _, raw in EpisodeReader(path).messages(cameras) if cameras else ():
+        for topic, _, _, raw in index.episode.messages(cameras) if cameras else ():
             frame = wire.decode_image(raw)
             images[topic].append(_coarse(frame.image[..., 0], cameras[topic], len(names), topic))
             stamps[topic].append(frame.ts_ns)

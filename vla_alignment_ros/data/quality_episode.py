@@ -81,12 +81,12 @@ def inspect_episode(
     found = found.plus(*unstamped)
     if any(finding.severity == Severity.ERROR for finding in unstamped):
         return found  # nobody knows when it was
-    return _with_motion(found, info, embodiment, scan, watches, limits)
+    return _with_motion(found, reader, embodiment, scan, watches, limits)
 
 
 def _with_motion(
     found: EpisodeQuality,
-    info: EpisodeInfo,
+    reader: EpisodeReader,
     embodiment: Embodiment,
     scan: Scan,
     watches: dict[str, ImageWatch],
@@ -120,7 +120,7 @@ def _with_motion(
         found = found.plus(*seen, **{f'brightness_{watch.camera.name}': watch.brightness})
     try:
         ticks, actions, _ = commands(scan, embodiment)
-        index = index_scan(info, embodiment, scan)
+        index = index_scan(reader, embodiment, scan)
     except (DatasetError, WireError, ControlError) as error:
         return found.plus(Finding('sample', Severity.ERROR, f'no sample can be made: {error}'))
     moved = activity(scan, embodiment, ticks, actions, limits.still)

@@ -24,6 +24,7 @@ import torch
 
 from vla_alignment_ros.alignment.distributed import largest
 from vla_alignment_ros.data.dataset import load_dataset
+from vla_alignment_ros.data.lerobot.keys import LeRobotKeys
 from vla_alignment_ros.embodiment import Embodiment, package_path
 from vla_alignment_ros.encoders.language import build_tokenizer
 from vla_alignment_ros.errors import CheckpointError, ConfigError
@@ -66,6 +67,7 @@ class Trainer:
         out: the run's folder; gets `checkpoint/`, `state.safetensors`, `tensorboard/` and
             `progress.json`.
         start: checkpoint whose weights it begins with, instead of random ones.
+        lerobot_keys: which feature is what in a LeRobot folder, where the names do not tell.
 
     Raises:
         DatasetError, BagError: the episodes cannot be used.
@@ -80,6 +82,7 @@ class Trainer:
         out: Path,
         embodiment: Embodiment | None = None,
         start: Path | None = None,
+        lerobot_keys: LeRobotKeys | None = None,
     ) -> None:
         self.config, self.out, self.data = config, out, data
         require_parts(config.optimizer.batch, config.optimizer.parts)
@@ -99,6 +102,7 @@ class Trainer:
                 val_fraction=d.val_fraction,
                 seed=d.split_seed,
                 embodiment=embodiment,
+                lerobot_keys=lerobot_keys,
                 workers=d.workers,
                 progress=self.accelerator.is_main_process,
             )

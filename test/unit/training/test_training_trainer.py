@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 
+from lerobot_folders import foreign_embodiment, KEYS, write_foreign
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 import torch
 from training_demos import SENTENCES
+import yaml
 
 from vla_alignment_ros.alignment.registry import STRATEGIES
 from vla_alignment_ros.cli import vla_train
@@ -247,6 +249,24 @@ def test_command_line_trains_resumes_and_refuses(demos, tmp_path, capsys):
     assert vla_train.main([*arguments, '--resume']) == 0
     assert vla_train.main(['--data', str(tmp_path / 'nothing'), '--out', str(tmp_path / 'x')]) == 2
     assert 'vla_train: no folder' in capsys.readouterr().err
+
+
+def test_command_line_trains_from_a_lerobot_folder_of_others(tmp_path, capsys):
+    write_foreign(tmp_path / 'set', lengths=(12, 11, 12, 13))
+    robot, keys = tmp_path / 'robot.yaml', tmp_path / 'keys.yaml'
+    robot.write_text(yaml.safe_dump(foreign_embodiment().to_dict()))
+    keys.write_text(yaml.safe_dump(KEYS))
+    arguments = [
+        '--data', f'lerobot:{tmp_path}/set', '--out', str(tmp_path / 'run'),
+        '--embodiment', str(robot), '--threads', '1', '--optimizer.steps', '2',
+        '--optimizer.batch', '8', '--data.val-fraction', '0.4', '--model.width', '32',
+        '--model.heads', '2', '--model.decoder-layers', '1', '--model.language-layers', '1',
+    ]  # fmt: skip
+    assert vla_train.main(arguments) == 2
+    assert '--lerobot-keys' in capsys.readouterr().err
+    assert vla_train.main([*arguments, '--lerobot-keys', str(keys)]) == 0
+    saved = json.loads((tmp_path / 'run/checkpoint/config.json').read_text())
+    assert saved['embodiment']['name'] == 'degrees'
 
 
 # -- pure parts ---------------------------------------------------------------------------------
