@@ -256,16 +256,20 @@ class EpisodeWriter:
 class EpisodeReader:
     """One episode, or any rosbag2 bag, for reading.
 
+    Args:
+        path: its folder.
+        embodiment: whose spelling of the topics counts, in place of the bag's own embodiment.
+
     Raises:
         BagError: not a bag, or its metadata is broken. Damaged message files show in `messages`.
     """
 
     reading = ''  # see `source.Episode`
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, embodiment: Embodiment | None = None) -> None:
         self.path = Path(path)
-        self.info = read_info(self.path)
-        self._spelling = topic_spelling(self.info.embodiment)
+        self.info = read_info(self.path, embodiment)
+        self._spelling = topic_spelling(embodiment or self.info.embodiment)
 
     def messages(
         self, topics: Iterable[str] | None = None

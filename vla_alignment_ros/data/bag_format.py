@@ -154,7 +154,7 @@ def custom_data(
     return {f'{PREFIX}{key}': value for key, value in custom.items()}
 
 
-def read_info(path: Path) -> EpisodeInfo:
+def read_info(path: Path, spelled_by: Embodiment | None = None) -> EpisodeInfo:
     file = path / METADATA
     try:
         if file.stat().st_size > MAX_METADATA_BYTES:
@@ -165,7 +165,7 @@ def read_info(path: Path) -> EpisodeInfo:
         data = document['rosbag2_bagfile_information']
         custom = {_text(k): _text(v) for k, v in (data.get('custom_data') or {}).items()}
         embodiment = _parse_embodiment(custom.get(f'{PREFIX}embodiment', ''))
-        spelling = topic_spelling(embodiment)
+        spelling = topic_spelling(spelled_by or embodiment)
         counts: dict[str, int] = {}
         types: dict[str, str] = {}
         for item in data['topics_with_message_count']:

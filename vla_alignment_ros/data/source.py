@@ -47,13 +47,13 @@ def open_episode(
 
     Args:
         path: a bag, or `lerobot:FOLDER/episode_000012`.
-        embodiment, keys: for an episode of a LeRobot folder: see `find_sources`.
+        embodiment, keys: see `find_sources`.
 
     Raises:
         BagError, DatasetError: there is none, or it is damaged.
     """
     if not str(path).startswith(LEROBOT):
-        return EpisodeReader(path)
+        return EpisodeReader(path, embodiment)
     return _lerobot().open_lerobot_episode(str(path)[len(LEROBOT) :], embodiment, keys)
 
 
@@ -67,7 +67,8 @@ def find_sources(
 
     Args:
         roots: bags, folders to search for bags, and `lerobot:FOLDER`.
-        embodiment: to read LeRobot folders with that do not say which robot they are of.
+        embodiment: the robot, in place of the one that bags and folders name. Topics are spelled
+            as it spells them.
         keys: which feature of a LeRobot folder is what, where the names do not tell.
         skip_bad: leave unreadable bags out with a warning, instead of raising.
 
@@ -84,7 +85,7 @@ def find_sources(
             continue
         for path in _bags(Path(root)):
             try:
-                episodes[str(path)] = EpisodeReader(path)
+                episodes[str(path)] = EpisodeReader(path, embodiment)
             except BagError as error:
                 if not skip_bad:
                     raise DatasetError(f'{error}; remove the episode or set skip_bad') from error
