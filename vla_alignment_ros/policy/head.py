@@ -3,7 +3,9 @@
 Flow matching (Lipman et al. 2023, arXiv:2210.02747) along the straight path
 x_t = (1 − t)·noise + t·chunk. The network predicts the clean chunk x_1 instead of the velocity;
 the velocity is (x_1 − x_t)/(1 − t). At t = 0 this is plain regression, so few samples suffice to
-learn the mean motion, while different noise still gives different candidates.
+learn the mean motion, while different noise still gives different candidates. There x_0 is noise
+that was drawn without regard to the chunk, so the best prediction is one and the same for every
+noise: it is made once, for the noise's mean, and all K candidates start with it.
 
 Real-time chunking (Black, Galliker, Levine 2025, arXiv:2506.07339) asks for a chunk that goes on
 from the plan under way. There the network predicts velocities, so the plan can pull at the
@@ -117,7 +119,8 @@ class FlowActionHead(nn.Module):
         x = noise.to(context.dtype)
         for step in range(steps):
             t = torch.full((1,), step / steps, dtype=x.dtype, device=x.device)
-            clean = self.out(self.decoder.recall(self._asked(x, t, condition), memory))
+            seen = x if step else torch.zeros_like(x[:1])  # noise alone says nothing: its mean
+            clean = self.out(self.decoder.recall(self._asked(seen, t, condition), memory))
             if plan is not None:
                 planned, weight = plan
                 clean = clean + weight * (planned - clean)
