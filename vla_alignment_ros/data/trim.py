@@ -19,9 +19,10 @@ from vla_alignment_ros import wire
 from vla_alignment_ros.data.activity import activity, Stillness, timed_topics
 from vla_alignment_ros.data.bag import EpisodeReader
 from vla_alignment_ros.data.bag_copy import copy_bag
-from vla_alignment_ros.data.bag_format import EpisodeInfo, INTERVENTION_TOPIC
+from vla_alignment_ros.data.bag_format import EpisodeInfo
 from vla_alignment_ros.data.episode import commands, Scan, scan_episode
 from vla_alignment_ros.data.files import fsync
+from vla_alignment_ros.embodiment import INTERVENTION_TOPIC
 from vla_alignment_ros.errors import BagError, ControlError, WireError
 from vla_alignment_ros.observation import normalize_instruction
 
