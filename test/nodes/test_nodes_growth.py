@@ -34,7 +34,7 @@ def test_configure_and_cleanup_leave_nothing_behind(ros, checkpoint):
     node = ros.add(PolicyNode, checkpoint=str(checkpoint), threads=1)
     first = cycle(ros, node)
     empty = held(node)
-    assert first['subscriptions'] == empty['subscriptions'] + 4
+    assert first['subscriptions'] == empty['subscriptions'] + 4 + 2  # and a person's commands
     assert first['timers'] == empty['timers'] == 1
     assert first['threads'] > empty['threads']
     for _ in range(9):

@@ -21,7 +21,7 @@ from recordings import Recorder
 from small_model import save_random_checkpoint
 from std_srvs.srv import Trigger
 from tabletop_robot import start
-from test_nodes_training import Robot
+from test_nodes_training import LATCHED, Robot
 from training_stand_in import CHECKPOINT, words
 import yaml
 
@@ -198,7 +198,7 @@ def assert_recorded_meanwhile(
 
     def received() -> int:
         counts = training.node._recorder.counts()
-        return min(count.received for topic, count in counts.items() if topic != 'instruction')
+        return min(counts[topic].received for topic in robot.outputs if topic not in LATCHED)
 
     for step in range(1, ticks + 1):
         robot.tick(step * 100_000_000)
@@ -206,8 +206,9 @@ def assert_recorded_meanwhile(
             ros.until(lambda step=step: received() == step, f'{step} of each')
     stopped = ros.set_bool(f'{NODE}/stop_episode', True)
     assert stopped.success, stopped.message
-    found = EpisodeReader(Path(stopped.message)).info.message_counts
-    sent = {topic: 1 if topic == 'instruction' else ticks for topic in robot.outputs}
+    written = EpisodeReader(Path(stopped.message)).info.message_counts
+    sent = {topic: ticks for topic in robot.outputs if topic not in LATCHED} | {'instruction': 1}
+    found = {topic: written[topic] for topic in sent}
     assert found == sent | {topic: max(ticks, found[topic]) for topic in shared}
     assert all(count.dropped == 0 for count in training.node._recorder.counts().values())
 
