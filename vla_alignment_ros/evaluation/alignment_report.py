@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import torch
 
 from vla_alignment_ros.errors import ConfigError
-from vla_alignment_ros.evaluation import grounding, plots, training_logs, zero_shot
+from vla_alignment_ros.evaluation import grounding, pages, plots, training_logs, zero_shot
 from vla_alignment_ros.evaluation.alignment import (
     AlignmentEvaluation,
     FORMS,
@@ -97,13 +96,7 @@ def render(
     about: Mapping[str, str],
 ) -> str:
     """Return the report as one HTML page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader('vla_alignment_ros.evaluation', 'templates'),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = pages.environment()
     environment.filters['percent'] = lambda value: percent(np.nan if value is None else value)
     environment.filters['number'] = lambda value, digits=2: (
         '—' if value is None else f'{value:.{digits}f}'

@@ -12,12 +12,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from vla_alignment_ros.data.files import write_file
 from vla_alignment_ros.data.quality import EpisodeQuality, grade, KINDS, Limits, ordered, Severity
 from vla_alignment_ros.errors import VlaError
-from vla_alignment_ros.evaluation import quality_plots
+from vla_alignment_ros.evaluation import pages, quality_plots
 from vla_alignment_ros.evaluation.films import data_uri, encode_jpeg, score_path, thumbnail
 from vla_alignment_ros.evaluation.grading import summary, worst_first
 from vla_alignment_ros.evaluation.play_sheet import Play, read_play
@@ -125,15 +123,8 @@ def headline(episodes: Sequence[EpisodeQuality]) -> str:
 
 def render(episodes: Sequence[EpisodeQuality], made: Made) -> str:
     """The page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader('vla_alignment_ros.evaluation', 'templates'),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     flagged = [e for e in worst_first(episodes) if e.worst > Severity.INFO]
-    return environment.get_template('quality.html.j2').render(
+    return pages.environment().get_template('quality.html.j2').render(
         headline=headline(episodes),
         counts=summary(episodes),
         kinds=KINDS,

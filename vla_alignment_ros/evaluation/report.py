@@ -7,8 +7,7 @@ from datetime import datetime, timezone
 import math
 from pathlib import Path
 
-import jinja2
-
+from vla_alignment_ros.evaluation import pages
 from vla_alignment_ros.evaluation.films import Film, frame_uris, held_spans, score_path
 from vla_alignment_ros.evaluation.results import (
     ABSENT,
@@ -102,13 +101,7 @@ def score_histograms(evaluation: Evaluation) -> list[dict[str, object]]:
 
 def render(evaluation: Evaluation, shelf: FilmShelf, settings: Settings) -> str:
     """Return the report as one HTML page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader('vla_alignment_ros.evaluation', 'templates'),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = pages.environment()
     environment.filters['percent'] = percent
     environment.filters['words'] = lambda name: str(name).replace('_', ' ')
     return environment.get_template('report.html.j2').render(
