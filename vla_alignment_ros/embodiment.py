@@ -26,6 +26,7 @@ from vla_alignment_ros.errors import EmbodimentError
 from vla_alignment_ros.fields import build, differences, is_number, normalise
 from vla_alignment_ros.resources import package_path as package_path
 from vla_alignment_ros.resources import resolve_resource as resolve_resource
+from vla_alignment_ros.resources import shipped_yaml
 
 ACTION_DIM = 7
 
@@ -167,13 +168,7 @@ class Embodiment:
             if not re.fullmatch(r'[A-Za-z0-9_-]+', str(path_or_name)):
                 raise EmbodimentError(f'embodiment file not found: {path}')
             folder = package_path('config', 'embodiments')
-            path = folder / f'{path_or_name}.yaml'
-            if not path.is_file():
-                shipped = ', '.join(sorted(p.stem for p in folder.glob('*.yaml')))
-                raise EmbodimentError(
-                    f'no embodiment named {str(path_or_name)!r}; shipped ones: {shipped}; '
-                    f'or give the path of a YAML file'
-                )
+            path = shipped_yaml(folder, str(path_or_name), 'embodiment named', EmbodimentError)
         try:
             data = yaml.safe_load(path.read_text(encoding='utf-8'))
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 import re
 
-from vla_alignment_ros.errors import EmbodimentError
+from vla_alignment_ros.errors import EmbodimentError, VlaError
 
 PACKAGE = 'vla_alignment_ros'
 SCHEME = 'package://'
@@ -34,6 +34,21 @@ def package_path(*parts: str) -> Path:
         f'the shared files of {PACKAGE} are not installed; install the package with colcon or '
         f'`pip install`, or run from its source checkout'
     )
+
+
+def shipped_yaml(folder: Path, name: str, what: str, error: type[VlaError]) -> Path:
+    """The YAML file of that name in a folder of this package.
+
+    Raises:
+        error: there is none, with those that there are; `what` says what it should have been.
+    """
+    path = folder / f'{name}.yaml'
+    if not re.fullmatch(r'[A-Za-z0-9_-]+', name) or not path.is_file():
+        shipped = ', '.join(sorted(p.stem for p in folder.glob('*.yaml')))
+        raise error(
+            f'no {what} {name!r}; shipped ones: {shipped}; or give the path of a YAML file'
+        )
+    return path
 
 
 def resolve_resource(uri: str) -> Path:

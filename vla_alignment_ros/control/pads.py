@@ -12,7 +12,6 @@ from collections.abc import Mapping
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-import re
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import yaml
 from vla_alignment_ros.embodiment import ACTION_DIM
 from vla_alignment_ros.errors import ConfigError, ControlError
 from vla_alignment_ros.fields import build, is_number
-from vla_alignment_ros.resources import package_path
+from vla_alignment_ros.resources import package_path, shipped_yaml
 
 # what a button can do beside moving; the same words are what keys do
 FASTER, SLOWER, GRIPPER = 'faster', 'slower', 'gripper'
@@ -69,13 +68,7 @@ class Pad:
         path = Path(path_or_name).expanduser()
         if not path.is_file():
             folder = package_path('config', 'pads')
-            shipped = ', '.join(sorted(p.stem for p in folder.glob('*.yaml')))
-            path = folder / f'{path_or_name}.yaml'
-            if not re.fullmatch(r'[A-Za-z0-9_-]+', str(path_or_name)) or not path.is_file():
-                raise ConfigError(
-                    f'no pad {str(path_or_name)!r}; shipped ones: {shipped}; or give the path of '
-                    'a YAML file'
-                )
+            path = shipped_yaml(folder, str(path_or_name), 'pad', ConfigError)
         try:
             return cls.from_dict(yaml.safe_load(path.read_text(encoding='utf-8')))
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

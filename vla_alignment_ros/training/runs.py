@@ -21,7 +21,7 @@ import re
 from vla_alignment_ros.data.bag import find_episodes
 from vla_alignment_ros.errors import BagError, ConfigError
 from vla_alignment_ros.fields import build
-from vla_alignment_ros.resources import package_path
+from vla_alignment_ros.resources import package_path, shipped_yaml
 from vla_alignment_ros.training.config import TrainConfig
 from vla_alignment_ros.training.progress import PROGRESS_FILE, STATE_FILE
 from vla_alignment_ros.training.verdict import VERDICT_FILE
@@ -135,13 +135,7 @@ def _config(name: str) -> tuple[str, TrainConfig]:
     path = Path(name).expanduser()
     if re.fullmatch(r'[A-Za-z0-9_-]+', name):
         folder = package_path('config', 'train')
-        path = folder / f'{name}.yaml'
-        if not path.is_file():
-            shipped = ', '.join(sorted(p.stem for p in folder.glob('*.yaml')))
-            raise ConfigError(
-                f'no training config named {name!r}; shipped ones: {shipped}; or give the path '
-                f'of a YAML file'
-            )
+        path = shipped_yaml(folder, name, 'training config named', ConfigError)
     elif path.suffix not in ('.yaml', '.yml'):
         raise ConfigError(f'training config {name!r} is neither a name nor a YAML file')
     config = TrainConfig.load(path)
