@@ -48,7 +48,7 @@ class GuardedArm:
     @property
     def unguarded(self) -> str:
         """Limits of the embodiment that cannot be kept, and why; empty where all are."""
-        return unguarded(self.embodiment)
+        return unguarded(self.embodiment, self.guard.bounded)
 
     def forget(self) -> None:
         """Forget what was measured and the way since; the motion goes on."""

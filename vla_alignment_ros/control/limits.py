@@ -55,10 +55,12 @@ def bounded_positions(embodiment: Embodiment) -> Bounded | None:
     return Bounded(np.array(low), np.array(high), 0, 1.0 / embodiment.rate_hz)
 
 
-def unguarded(embodiment: Embodiment) -> str:
-    """Limits of an embodiment that cannot be kept, and why; empty where all are."""
+def unguarded(embodiment: Embodiment, bounded: Bounded | None) -> str:
+    """Limits of an embodiment that cannot be kept, and why; empty where all are.
+
+    bounded: its `bounded_positions`.
+    """
     spec = embodiment.action
-    bounded = bounded_positions(embodiment)
     if spec.space == 'joint_velocity' and bounded is None:
         return (
             'the joints are stopped at no position: give action.position_low and position_high, '

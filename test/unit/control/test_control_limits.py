@@ -62,13 +62,17 @@ def test_what_the_embodiment_says_counts_more_than_the_urdf(described):
     np.testing.assert_array_equal([bounded.low, bounded.high], RANGE)
 
 
+def said(robot: Embodiment) -> str:
+    return unguarded(robot, bounded_positions(robot))
+
+
 def test_joints_that_nothing_bounds_are_said():
     robot = make_embodiment('joint_velocity')
     assert bounded_positions(robot) is None
-    assert 'action.position_low' in unguarded(robot) and 'urdf' in unguarded(robot)
-    assert unguarded(make_embodiment('joint_velocity', **EXPLICIT)) == ''
-    assert unguarded(make_embodiment('joint_position')) == ''
-    assert unguarded(Embodiment.load('ur_forward_velocity')) == ''
+    assert 'action.position_low' in said(robot) and 'urdf' in said(robot)
+    assert said(make_embodiment('joint_velocity', **EXPLICIT)) == ''
+    assert said(make_embodiment('joint_position')) == ''
+    assert said(Embodiment.load('ur_forward_velocity')) == ''
 
 
 @pytest.mark.parametrize(
