@@ -42,6 +42,7 @@ from vla_alignment_ros.data.bag_format import (
     spell,
     topic_spelling,
 )
+from vla_alignment_ros.data.files import fsync
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import BagError
 from vla_alignment_ros.observation import MAX_INSTRUCTION_CHARS
@@ -350,12 +351,3 @@ def _claim(root: Path, name: str | None) -> tuple[Path, Path]:
         with suppress(FileExistsError):
             partial.mkdir()
             return final, partial
-
-
-def fsync(path: Path) -> None:
-    """Wait until a file or a folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

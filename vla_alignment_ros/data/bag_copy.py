@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, ExitStack
 from pathlib import Path
 import shutil
 import sqlite3
@@ -89,27 +89,26 @@ def copy_bag(source: EpisodeReader, folder: Path) -> Iterator[BagCopy]:
     files = [source.path / name for name in source.info.files]
     mcap = all(file.suffix != '.db3' for file in files)
     try:
-        writer = Writer(
+        writer = Writer(  # refuses a folder that exists
             folder,
             version=_BAG_VERSION,
             storage_plugin=StoragePlugin.MCAP if mcap else StoragePlugin.SQLITE3,
         )
-        if source.info.files_compressed or (mcap and any(map(_in_chunks, files))):
-            mode = CompressionMode.STORAGE if mcap else CompressionMode.MESSAGE
-            writer.set_compression(mode, CompressionFormat.ZSTD)
-        with writer:
-            copy = BagCopy(source.path, writer)
-            yield copy
-            copy.finish()
-        for file in folder.iterdir():
-            fsync(file)
-        fsync(folder)
+        with ExitStack() as undo:
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            if source.info.files_compressed or (mcap and any(map(_in_chunks, files))):
+                mode = CompressionMode.STORAGE if mcap else CompressionMode.MESSAGE
+                writer.set_compression(mode, CompressionFormat.ZSTD)
+            with writer:
+                copy = BagCopy(source.path, writer)
+                yield copy
+                copy.finish()
+            for file in folder.iterdir():
+                fsync(file)
+            fsync(folder)
+            undo.pop_all()
     except (OSError, ReaderError, WriterError, sqlite3.Error) as error:
-        shutil.rmtree(folder, ignore_errors=True)
         raise BagError(f'cannot copy {source.path} to {folder}: {error}') from error
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _in_chunks(file: Path) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 import json
-import os
 from pathlib import Path
 
+from vla_alignment_ros.data.files import write_file
 from vla_alignment_ros.errors import CheckpointError
 
 VERDICT_FILE = 'verdict.json'
@@ -24,12 +24,7 @@ class Verdict:
 
     def save(self, path: Path) -> None:
         """Write it in one step."""
-        temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-        try:
-            temporary.write_text(json.dumps(asdict(self), indent=1) + '\n', encoding='utf-8')
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_file(path, (json.dumps(asdict(self), indent=1) + '\n').encode())
 
     @classmethod
     def load(cls, path: Path) -> Verdict:

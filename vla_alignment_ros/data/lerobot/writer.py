@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vla_alignment_ros.data.bag import fsync
+from vla_alignment_ros.data.files import fsync
 from vla_alignment_ros.data.lerobot import layout
 from vla_alignment_ros.data.lerobot.columns import (
     describe_features,
