@@ -323,8 +323,9 @@ def load_dataset(
         episodes = [episode for episode in episodes if episode.info.success is not False]
     if not episodes:
         raise DatasetError(f'none of {len(skipped)} episodes can be used: {skipped}')
-    first = folder_of(roots[0])
-    shared = episodes[0].info.path.parent if first.is_file() else first
+    shared = folder_of(roots[0])
+    if shared.is_file():  # a list
+        shared = folder_of(episodes[0].info.path.parent)
     cache = build_cache(
         episodes,
         embodiment,

@@ -15,7 +15,6 @@ import numpy as np
 
 from vla_alignment_ros.control.codecs import gripper_index
 from vla_alignment_ros.data.activity import activity, command_shares, joint_positions, Stillness
-from vla_alignment_ros.data.bag import EpisodeReader
 from vla_alignment_ros.data.bag_format import EpisodeInfo
 from vla_alignment_ros.data.episode import commands, index_episode, observations, scan_episode
 from vla_alignment_ros.embodiment import Embodiment
@@ -87,7 +86,7 @@ def read_play(
     for row, seen in observations(index.rows(rows), assembler):
         for name, image in seen.images.items():
             frames[name][row] = thumbnail(image, FRAME_PIXELS)
-    scan = scan_episode(EpisodeReader(path), robot)
+    scan = scan_episode(index.episode, robot)
     ticks, actions, _ = commands(scan, robot)
     moved = activity(scan, robot, ticks, actions, Stillness())
     joint_ns, positions = joint_positions(scan, robot)
