@@ -20,7 +20,8 @@ import subprocess, sys
 print(subprocess.Popen([sys.executable, '-c', WAIT], start_new_session=True).pid, flush=True)
 """
 WAIT = 'import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); signal.pause()'
-DEAF = f'import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {WAIT}'
+DEAFEN = 'import signal; [signal.signal(number, signal.SIG_IGN) for number in (2, 15)]'
+DEAF = f'{DEAFEN}; signal.pause()'
 
 
 def python(code, **names):
@@ -123,7 +124,8 @@ def test_a_signal_is_the_same_as_letting_go(start, number):
 
 
 def test_what_does_not_listen_is_killed_with_all_that_it_started(start):
-    guard = start(python(WORKER + 'print(0, flush=True)\n' + DEAF, WAIT=DEAF))
+    deaf = f'{DEAFEN}; print(0, flush=True); signal.pause()'  # before it says that it is there
+    guard = start(python(WORKER + deaf, WAIT=DEAF))
     worker = pid(guard)
     pid(guard)
     assert let_go(guard, patience_s=0.1) == 128 + signal.SIGKILL
