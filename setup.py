@@ -52,6 +52,7 @@ BENCH = [
 ]
 TEST = [
     'hypothesis>=6.90',
+    'mcap-ros2-support>=0.6',  # an independent reader of what is recorded
     'pytest>=7.4,<9',
     'pytest-timeout>=2.2',
     'pytest-xdist>=3.3',  # half the time on two cores
@@ -90,6 +91,7 @@ setup(
         'setuptools',
         'daqp>=0.8.2',  # quadratic programmes of servo_node
         'jinja2>=3.1',
+        'mcap>=1.6',  # reads recordings that were cut off
         'mujoco>=3.3',  # kinematics of the URDF, on the robot too
         'numpy>=1.24,<2.3',
         'opencv-python-headless>=4.6,<5',
@@ -99,6 +101,7 @@ setup(
         'ruamel-yaml-clib>=0.2.8',  # rosbags parses YAML with it, half as fast again
         'tqdm>=4.66',
         'tyro>=0.9',
+        'zstandard>=0.20',
     ],
     extras_require={
         'standalone': STANDALONE,

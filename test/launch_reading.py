@@ -52,10 +52,11 @@ def executables() -> set[str]:
 def schema(executable: str) -> dict[str, type]:
     """ROS name -> type of the parameters of one of our nodes."""
     pytest.importorskip('rclpy')
-    from vla_alignment_ros.nodes import job_schema, schemas, servo_parameters
+    from vla_alignment_ros.nodes import job_schema, schemas, servo_parameters, training_parameters
 
     name = executable.removesuffix('_node').title() + 'Parameters'
-    found = {getattr(m, name) for m in (schemas, servo_parameters) if hasattr(m, name)}
+    modules = (schemas, servo_parameters, training_parameters)
+    found = {getattr(m, name) for m in modules if hasattr(m, name)}
     if executable == 'training_node':
         found.add(job_schema.JobParameters)
     assert found, executable

@@ -17,9 +17,9 @@ from vla_alignment_ros.nodes.schemas import (
     PolicyParameters,
     SimulatorParameters,
     TeleopParameters,
-    TrainingParameters,
 )
 from vla_alignment_ros.nodes.servo_parameters import ServoParameters
+from vla_alignment_ros.nodes.training_parameters import TrainingParameters
 from vla_alignment_ros.resources import package_path
 
 

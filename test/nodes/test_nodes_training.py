@@ -12,7 +12,7 @@ import numpy as np
 from vla_alignment_ros import wire
 from vla_alignment_ros.data.bag import EpisodeReader, find_episodes
 from vla_alignment_ros.embodiment import Embodiment
-from vla_alignment_ros.nodes import training_node
+from vla_alignment_ros.nodes import recorder_inputs
 from vla_alignment_ros.nodes.qos import latched, sensor_data
 from vla_alignment_ros.nodes.training_node import TrainingNode
 
@@ -64,7 +64,7 @@ def _received(node: TrainingNode) -> list[int]:
 
 def test_an_episode_holds_what_was_sent_between_start_and_stop(ros, tmp_path: Path):
     robot = Robot(ros)
-    node = ros.add(TrainingNode, folder=str(tmp_path), labels=['task=push', 'seed=3'])
+    node = ros.add(TrainingNode, folder=str(tmp_path), notes=['task=push', 'seed=3'])
     assert node.bring_up()
     robot.matched(ros)
     robot.say('push the ball left')
@@ -91,8 +91,8 @@ def test_an_episode_holds_what_was_sent_between_start_and_stop(ros, tmp_path: Pa
     }
 
 
-def test_labels_come_back_as_they_were_given(ros, tmp_path: Path):
-    labels = {
+def test_notes_come_back_as_they_were_given(ros, tmp_path: Path):
+    notes = {
         'group': 'place red cube blue',
         'formula': 'a=b=c ',
         'tray': '',
@@ -100,7 +100,7 @@ def test_labels_come_back_as_they_were_given(ros, tmp_path: Path):
     }
     robot = Robot(ros)
     node = ros.add(
-        TrainingNode, folder=str(tmp_path), labels=[f'{k}={v}' for k, v in labels.items()]
+        TrainingNode, folder=str(tmp_path), notes=[f'{k}={v}' for k, v in notes.items()]
     )
     assert node.bring_up()
     robot.matched(ros)
@@ -109,7 +109,7 @@ def test_labels_come_back_as_they_were_given(ros, tmp_path: Path):
     ros.until(lambda: _received(node) == [1] * SENSED, 'one of each')
     stopped = ros.set_bool(f'{NODE}/stop_episode', True)
     assert stopped.success, stopped.message
-    assert EpisodeReader(Path(stopped.message)).info.extra == labels
+    assert EpisodeReader(Path(stopped.message)).info.extra == notes
 
 
 def test_a_broken_instruction_shows_as_a_warning_and_costs_nothing(ros, tmp_path: Path):
@@ -154,7 +154,7 @@ def test_between_episodes_it_becomes_reliable_where_publishers_are(ros, tmp_path
 def _reliable(node: TrainingNode) -> set[str]:
     return {
         topic
-        for topic, subscription in node._inputs.items()
+        for topic, subscription in node._inputs.subscriptions.items()
         if subscription.qos_profile.reliability.name == 'RELIABLE'
     }
 
@@ -169,10 +169,10 @@ def test_an_episode_that_begins_keeps_its_subscriptions(ros, tmp_path: Path, mon
     entered, go_on = threading.Event(), threading.Event()
     start = node._recorder.start
 
-    def slow_disk(now_ns: int) -> str:
+    def slow_disk(*arguments) -> str:
         entered.set()
         assert go_on.wait(PATIENCE_S)
-        return start(now_ns)
+        return start(*arguments)
 
     monkeypatch.setattr(node._recorder, 'start', slow_disk)
     starting = threading.Thread(target=ros.trigger, args=(f'{NODE}/start_episode',))
@@ -192,7 +192,7 @@ def test_a_node_that_is_put_down_while_it_follows_publishers_leaves_nothing_behi
     assert node.bring_up()
     Robot(ros)
     ros.until(lambda: ros.client.count_publishers('front/image_raw') == 1, 'a publisher')
-    matching = training_node.matching_publishers
+    matching = recorder_inputs.matching_publishers
     down: list[threading.Thread] = []
 
     def put_down() -> None:
@@ -206,11 +206,12 @@ def test_a_node_that_is_put_down_while_it_follows_publishers_leaves_nothing_behi
             down[0].join(1.0)  # it may have to wait until this is through
         return matching(*args)
 
-    monkeypatch.setattr(training_node, 'matching_publishers', interrupted)
+    inputs = node._inputs
+    monkeypatch.setattr(recorder_inputs, 'matching_publishers', interrupted)
     node._on_timer()
     down[0].join(PATIENCE_S)
     assert ros.state(NODE) == 'unconfigured'
-    assert node._inputs == {}
+    assert inputs.subscriptions == {}
     ros.until(
         lambda: ros.client.count_subscribers('front/image_raw') == 0, 'the last subscription to go'
     )

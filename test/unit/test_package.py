@@ -31,6 +31,7 @@ PIP_NAMES = {
     'cv2': 'opencv-python-headless',
     'cv_bridge': 'cv-bridge',
     'huggingface_hub': 'huggingface-hub',
+    'mcap_ros2': 'mcap-ros2-support',
     'faiss': 'faiss-cpu',
     'sklearn': 'scikit-learn',
     'yaml': 'pyyaml',

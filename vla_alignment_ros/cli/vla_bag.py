@@ -12,12 +12,13 @@ from vla_alignment_ros.cli.bag_import import import_
 from vla_alignment_ros.cli.bag_info import info
 from vla_alignment_ros.cli.bag_merge import merge
 from vla_alignment_ros.cli.bag_play_sheet import play_sheet
+from vla_alignment_ros.cli.bag_recover import recover
 from vla_alignment_ros.cli.bag_relabel import relabel
 from vla_alignment_ros.cli.bag_trim import trim
 from vla_alignment_ros.cli.console import guarded
 
 DESCRIPTION = 'Work on recorded demonstrations: one rosbag2 folder per episode.'
-COMMANDS = (info, check, relabel, trim, merge, play_sheet, export, import_)
+COMMANDS = (info, check, relabel, trim, merge, play_sheet, recover, export, import_)
 
 app = tyro.extras.SubcommandApp()
 for _command in COMMANDS:

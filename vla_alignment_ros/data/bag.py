@@ -6,7 +6,8 @@ whether it succeeded.
 
 While it is recorded, an episode lives in `.<name>.partial` beside its final place. `finish` puts
 everything on the disk and renames it into place in one step, so a folder without `.partial` is
-always complete, and a crash leaves a `.partial` folder that is never taken for an episode.
+always complete, and a crash leaves a `.partial` folder that is never taken for an episode, and
+that `vla_bag recover` makes one of.
 
 Topic names: in the file they are absolute (`/front/image_raw`, what ROS tools expect); this
 module takes and gives them as the embodiment spells them (`front/image_raw`).
@@ -14,20 +15,16 @@ module takes and gives them as the embodiment spells them (`front/image_raw`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timezone
 import os
 from pathlib import Path
-import re
-import shutil
-import sqlite3
+import secrets
 import threading
 from types import TracebackType
 
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
-from rosbags.rosbag2.errors import WriterError
+from rosbags.rosbag2 import Reader
 
 from vla_alignment_ros.data.bag_format import (
     custom_data,
@@ -38,21 +35,19 @@ from vla_alignment_ros.data.bag_format import (
     OfferedQos,
     read_info,
     rosbag_qos,
-    sanitize_name,
     spell,
     topic_spelling,
 )
-from vla_alignment_ros.data.files import fsync
+from vla_alignment_ros.data.bag_places import claim
+from vla_alignment_ros.data.bag_storage import STORAGES
+from vla_alignment_ros.data.bag_writer import BagWriter, STORAGE_ERRORS
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import BagError
 from vla_alignment_ros.observation import MAX_INSTRUCTION_CHARS
 
 __all__ = ['EpisodeInfo', 'EpisodeReader', 'EpisodeWriter', 'OfferedQos', 'find_episodes']
 
-STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 COMPRESSIONS = (None, 'zstd')
-
-_BAG_VERSION = 9  # rosbag2 of Jazzy and later; rosbags reads every older one
 
 
 def find_episodes(root: Path | str) -> list[Path]:
@@ -97,6 +92,8 @@ class EpisodeWriter:
     """Records one episode; a context manager. Leaving it without `finish` discards the episode.
 
     Calls may come from several threads (sqlite3 storage: from the thread that made the writer).
+    What the end of this process can cost is said in `bag_writer`; after an error, `abandon`
+    keeps what was saved until then.
 
     Args:
         root: the folder that receives the episode; made if missing.
@@ -104,7 +101,9 @@ class EpisodeWriter:
         name: folder name (made safe); by default `episode_000123_20261123T101500Z`.
         storage: 'mcap' or 'sqlite3'.
         compression: None or 'zstd' (mcap: by chunk; sqlite3: by message).
-        qos: offered quality of service of topics where the default is wrong.
+        offered: is asked at a topic's first message what its publishers offer; nothing: the
+            embodiment's default.
+        split_bytes: begin another storage file before one grows beyond this; 0: a single one.
 
     Raises:
         BagError: the episode exists already, or the folder cannot be written.
@@ -117,7 +116,8 @@ class EpisodeWriter:
         name: str | None = None,
         storage: str = 'mcap',
         compression: str | None = None,
-        qos: Mapping[str, OfferedQos] | None = None,
+        offered: Callable[[str], Sequence[OfferedQos] | None] = lambda topic: None,
+        split_bytes: int = 0,
     ) -> None:
         if storage not in STORAGES:
             raise BagError(f'storage {storage!r} is unknown; allowed: {", ".join(STORAGES)}')
@@ -127,27 +127,27 @@ class EpisodeWriter:
         self.message_counts: dict[str, int] = {}
         self.bytes_written = 0
         self._instruction = ''
-        self._qos = {**default_qos(embodiment), **(qos or {})}
+        self._notes: dict[str, str] = {}
+        self._id = secrets.token_hex(8)
+        self._offered, self._defaults = offered, default_qos(embodiment)
         self._connections: dict[str, Connection] = {}
         self._lock = threading.Lock()
-        self._open = False
+        self._open = self._abandoned = self._failed = False
         root = Path(root)
         try:
             root.mkdir(parents=True, exist_ok=True)
-            self.path, self._partial = _claim(root, name)
-            self._writer = Writer(
-                self._partial / self.path.name,
-                version=_BAG_VERSION,
-                storage_plugin=STORAGES[storage],
-            )
-            if compression is not None:
-                by_chunk = storage == 'mcap'
-                mode = CompressionMode.STORAGE if by_chunk else CompressionMode.MESSAGE
-                self._writer.set_compression(mode, CompressionFormat.ZSTD)
-            self._writer.open()
-        except (OSError, WriterError, sqlite3.Error) as error:
+            self._place = claim(root, name)
+            try:
+                self._describe()
+                self._bag = BagWriter(
+                    self._place.bag, storage, compression is not None, split_bytes
+                )
+            except STORAGE_ERRORS:
+                self._place.remove()
+                raise
+        except STORAGE_ERRORS as error:
             raise BagError(f'cannot record into {root}: {error}') from error
-        self._open = True
+        self.path, self._open = self._place.final, True
 
     def __enter__(self) -> EpisodeWriter:
         return self
@@ -158,7 +158,8 @@ class EpisodeWriter:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.discard()
+        if self._open:
+            self.discard()
 
     def write(self, topic: str, msgtype: str, ts_ns: int, raw: bytes | memoryview) -> None:
         """Append one message.
@@ -182,17 +183,52 @@ class EpisodeWriter:
                     )
                 if not 0 <= ts_ns < 2**63:
                     raise BagError(f'time stamp {ts_ns} ns on {topic!r} is out of range')
-                self._writer.write(connection, ts_ns, raw)
-            except (OSError, WriterError, sqlite3.Error) as error:
-                raise BagError(f'cannot write to episode {self.path.name}: {error}') from error
+                self._bag.write(connection, ts_ns, raw if isinstance(raw, bytes) else bytes(raw))
+            except STORAGE_ERRORS as error:
+                raise self._failure(error) from error
             self.message_counts[topic] = self.message_counts.get(topic, 0) + 1
             self.bytes_written += len(raw)
 
-    def set_instruction(self, text: str) -> None:
-        """What the robot was told to do in this episode; cut to what is ever read of it."""
+    def flush_if_late(self) -> None:
+        """Save what has waited for too long; to be called now and then while nothing comes.
+
+        Raises:
+            BagError: the disk is full, or the folder is gone.
+        """
         with self._lock:
             self._check_open()
-            self._instruction = text[:MAX_INSTRUCTION_CHARS]
+            try:
+                self._bag.flush_if_late()
+                os.stat(self._place.bag)
+            except STORAGE_ERRORS as error:
+                raise self._failure(error) from error
+
+    def saved_counts(self) -> dict[str, int]:
+        """Messages by topic that not even the end of this process can take away."""
+        with self._lock:
+            return {t: self._bag.saved[c.topic] for t, c in self._connections.items()}
+
+    def set_instruction(self, text: str) -> None:
+        """What the robot was told to do in this episode; cut to what is ever read of it."""
+        text = text[:MAX_INSTRUCTION_CHARS]
+        with self._lock:
+            self._check_open()
+            if text != self._instruction:
+                self._instruction = text
+                self._tell()
+
+    def note(self, key: str, value: str) -> None:
+        """Add custom data to the bag (`finish` may replace it).
+
+        Raises:
+            BagError: the name is reserved, or the disk failed.
+        """
+        with self._lock:
+            self._check_open()
+            notes = self._notes | {key: value}
+            custom_data(self.embodiment, '', None, notes)  # refuses what `finish` would refuse
+            self._notes = notes
+            self._tell()
 
     def finish(self, success: bool | None, extra: Mapping[str, str] | None = None) -> Path:
         """Make the episode durable and visible; its folder is returned.
@@ -204,51 +240,91 @@ class EpisodeWriter:
         Raises:
             BagError: nothing was recorded, the disk is full, or the name was taken meanwhile.
         """
-        custom = custom_data(self.embodiment, self._instruction, success, extra or {})
+        notes = self._notes | dict(extra or {})
+        custom = custom_data(self.embodiment, self._instruction, success, notes)
         with self._lock:
             self._check_open()
             if not self.message_counts:
                 raise BagError(f'episode {self.path.name} holds no message; nothing to keep')
             try:
-                for key, value in custom.items():
-                    self._writer.set_custom_data(key, value)
-                self._writer.close()
-                written = self._partial / self.path.name
-                for file in written.iterdir():
-                    fsync(file)
-                fsync(written)
-                if self.path.exists():
-                    raise BagError(f'{self.path} exists already; it is not overwritten')
-                os.rename(written, self.path)
-                self._open = False
-                fsync(self.path.parent)
-            except (OSError, WriterError, sqlite3.Error) as error:
+                self._bag.close(custom)
+                self._place.move()
+            except STORAGE_ERRORS as error:
+                self._failed = True
                 raise BagError(f'cannot finish episode {self.path.name}: {error}') from error
-            shutil.rmtree(self._partial, ignore_errors=True)  # an empty shell by now
+            self._open = False
+            self._place.remove()  # an empty shell by now
         return self.path
 
     def discard(self) -> None:
-        """Forget the episode and remove its files; nothing happens after `finish`."""
+        """Forget the episode and remove its files, also those that `abandon` left.
+
+        Nothing happens after `finish`.
+        """
+        with self._lock:
+            if self._open:
+                self._bag.abort()
+            if self._open or self._abandoned:
+                self._open = self._abandoned = False
+                self._place.remove()
+
+    def abandon(self, reason: str) -> Path | None:
+        """Stop recording, and leave what was saved where `vla_bag recover` finds it.
+
+        Returns:
+            that folder; None where nothing was saved, and nothing is left behind.
+        """
         with self._lock:
             if not self._open:
-                return
+                return None
             self._open = False
-            with suppress(OSError, sqlite3.Error):
-                self._writer.abort()
-            shutil.rmtree(self._partial, ignore_errors=True)
+            if not self._failed:  # else nobody knows what a second try would do
+                with suppress(*STORAGE_ERRORS):
+                    self._bag.flush()
+            self._bag.abort()
+            if not self._bag.saved or not self._place.bag.exists():
+                self._place.remove()
+                return None
+            with suppress(OSError):  # a full disk: the recording is worth more than the reason
+                self._describe(reason)
+            self._place.leave()
+            self._abandoned = True
+            return self._place.partial
+
+    def _failure(self, error: Exception) -> BagError:
+        self._failed = True
+        return BagError(f'cannot write to episode {self.path.name}: {error}')
 
     def _check_open(self) -> None:
         if not self._open:
             raise BagError(f'episode {self.path.name} is finished or discarded already')
 
+    def _tell(self) -> None:
+        try:
+            self._describe()
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _describe(self, incomplete: str = '') -> None:
+        self._place.describe(
+            {
+                'id': self._id,
+                'embodiment': self.embodiment.to_dict(),
+                'instruction': self._instruction,
+                'notes': self._notes,
+                'incomplete': incomplete,
+            }
+        )
+
     def _connect(self, topic: str, msgtype: str) -> Connection:
-        msgdef, digest = message_definition(msgtype)
-        connection = self._writer.add_connection(
+        definition, digest = message_definition(msgtype)
+        default = self._defaults.get(topic, OfferedQos())
+        connection = self._bag.connect(
             topic if topic.startswith('/') else f'/{topic}',
             msgtype,
-            msgdef=msgdef,
-            rihs01=digest,
-            offered_qos_profiles=[rosbag_qos(self._qos.get(topic, OfferedQos()))],
+            definition,
+            digest,
+            [rosbag_qos(qos) for qos in self._offered(topic) or (default,)],
         )
         self._connections[topic] = connection
         return connection
@@ -319,35 +395,3 @@ class EpisodeReader:
         if self.info.files_compressed:
             return [self.path]
         return [self.path / name for name in self.info.files]
-
-
-# -- names and places ---------------------------------------------------------------------------
-
-
-def _claim(root: Path, name: str | None) -> tuple[Path, Path]:
-    """Reserve a name: (final path, partial folder just made)."""
-    safe = sanitize_name(name) if name else ''
-    if safe:
-        final, partial = root / safe, root / f'.{safe}.partial'
-        if final.exists():
-            raise BagError(f'{final} exists already; it is not overwritten, choose another name')
-        try:
-            partial.mkdir()
-        except FileExistsError:
-            raise BagError(
-                f'{partial} exists: this episode is being recorded, or its recording crashed; '
-                f'remove that folder or choose another name'
-            ) from None
-        return final, partial
-    taken = [re.match(r'\.?episode_(\d{6,})_', entry.name) for entry in root.iterdir()]
-    number = 1 + max((int(match[1]) for match in taken if match), default=-1)
-    while True:
-        utc = datetime.now(timezone.utc).strftime('%Y%m%dT%H%M%SZ')
-        final = root / f'episode_{number:06d}_{utc}'
-        partial = root / f'.{final.name}.partial'
-        number += 1
-        if final.exists():
-            continue
-        with suppress(FileExistsError):
-            partial.mkdir()
-            return final, partial

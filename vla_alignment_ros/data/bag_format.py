@@ -12,6 +12,8 @@ from typing import Any
 import unicodedata
 
 from rosbags.interfaces import (
+    MessageDefinition,
+    MessageDefinitionFormat,
     Qos,
     QosDurability,
     QosHistory,
@@ -40,7 +42,10 @@ SAFE_LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # both are safe loa
 
 @dataclass(frozen=True)
 class OfferedQos:
-    """The quality of service that a topic was published with; `ros2 bag play` offers it again."""
+    """The quality of service that a topic was published with; `ros2 bag play` offers it again.
+
+    Discovery does not tell depths: 0 is one that is not known.
+    """
 
     reliable: bool = True
     transient_local: bool = False
@@ -107,7 +112,7 @@ def default_qos(embodiment: Embodiment) -> dict[str, OfferedQos]:
 def rosbag_qos(qos: OfferedQos) -> Qos:
     forever = QosTime(9223372036, 854775807)  # rosbag2's "no limit"
     return Qos(
-        QosHistory.KEEP_LAST,
+        QosHistory.KEEP_LAST if qos.depth else QosHistory.UNKNOWN,
         qos.depth,
         QosReliability.RELIABLE if qos.reliable else QosReliability.BEST_EFFORT,
         QosDurability.TRANSIENT_LOCAL if qos.transient_local else QosDurability.VOLATILE,
@@ -120,13 +125,14 @@ def rosbag_qos(qos: OfferedQos) -> Qos:
 
 
 @cache
-def message_definition(msgtype: str) -> tuple[str, str]:
-    """(definition text, RIHS01 digest) of a message type, as a bag stores them."""
+def message_definition(msgtype: str) -> tuple[MessageDefinition, str]:
+    """Definition and RIHS01 digest of a message type, as a bag stores them."""
     store = _typestore()
     if msgtype not in store.types:
         raise BagError(f'message type {msgtype!r} is not a standard one; it cannot be recorded')
     text, _ = store.generate_msgdef(msgtype, ros_version=2)
-    return text, store.hash_rihs01(msgtype)
+    definition = MessageDefinition(MessageDefinitionFormat.MSG, text)
+    return definition, store.hash_rihs01(msgtype)
 
 
 @lru_cache(maxsize=1)
@@ -138,18 +144,23 @@ def _typestore() -> Any:
 
 
 def custom_data(
-    embodiment: Embodiment, instruction: str, success: bool | None, extra: Mapping[str, str]
+    embodiment: Embodiment | None, instruction: str, success: bool | None, extra: Mapping[str, str]
 ) -> dict[str, str]:
     custom = {
-        'embodiment': json.dumps(embodiment.to_dict(), sort_keys=True),
         'instruction': instruction,
         'success': SUCCESS_TEXTS[success],
         'format_version': str(FORMAT_VERSION),
     }
+    if embodiment is not None:
+        custom['embodiment'] = json.dumps(embodiment.to_dict(), sort_keys=True)
     for key, value in extra.items():
         bare = key.removeprefix(PREFIX)
         if bare in _RESERVED or not isinstance(value, str):
             raise BagError(f'extra {key!r}: {value!r} must be a string, the name not reserved')
+        try:
+            f'{bare}{value}'.encode()
+        except UnicodeEncodeError as error:
+            raise BagError(f'extra {key!r}: {value!r} cannot be written: {error}') from error
         custom[bare] = value
     return {f'{PREFIX}{key}': value for key, value in custom.items()}
 

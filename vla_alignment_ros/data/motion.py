@@ -76,13 +76,14 @@ class AutoEpisodes:
         self._armed = False
 
     def push(
-        self, sample: JointSample, now_s: float, recording: bool, rule: AutoRule
+        self, sample: JointSample, now_s: float, recording: bool | None, rule: AutoRule
     ) -> str | None:
         """Take joint states; what to do now, if anything.
 
         Args:
             now_s: steady; it also stands in for a stamp that was not set.
-            recording: whether an episode is being recorded.
+            recording: whether an episode is being recorded; None: one is just being begun or
+                ended, and only the motion counts.
         """
         self._heard_s = now_s
         ts_ns = sample.ts_ns if sample.ts_ns > 0 else round(now_s * 1e9)
@@ -99,6 +100,8 @@ class AutoEpisodes:
             return None
         if speed >= rule.speed / 2:
             self._moved_s = t_s
+        if recording is None:
+            return None
         rested_s = t_s - self._moved_s
         if not recording:
             self._armed = rested_s >= REARM_S or (self._armed and not self._own)

@@ -9,24 +9,26 @@ TAKE_OVERS = 'interventions'  # the note in a bag that says how often
 
 
 class TakeOvers:
-    """Follows `intervention` through all episodes. Not thread-safe."""
+    """Follows `intervention`, in episodes and between them. Not thread-safe."""
 
     def __init__(self) -> None:
         self.driving: bytes | None = None  # what said that a person drives, while one does
         self._count = 0
 
-    def begin(self) -> None:
+    def begin(self, driving: bytes | None) -> None:
         """An episode begins; whoever drives already took over as far as it is concerned."""
-        self._count = int(self.driving is not None)
+        self.driving = driving
+        self._count = int(driving is not None)
 
-    def hear(self, raw: bytes) -> None:
-        """Take a Bool; broken ones change nothing."""
+    def hear(self, raw: bytes) -> bool | None:
+        """Take a Bool: whether a person drives; None where it is broken, and changes nothing."""
         try:
             drives = wire.decode_bool(raw)
         except WireError:
-            return
+            return None
         self._count += drives and self.driving is None
         self.driving = raw if drives else None
+        return drives
 
     def notes(self) -> dict[str, str]:
         """What to write into the episode's bag; nothing where nobody took over."""

@@ -41,21 +41,25 @@ def latched() -> QoSProfile:
 
 
 def matching_publishers(node: Node, topic: str, wanted: QoSProfile) -> QoSProfile:
-    """`wanted`, but reliable where every publisher there is now offers that.
+    """`wanted`, as far as every publisher there is now offers that.
 
-    For recorders: best effort matches everybody but may lose, reliable loses nothing but does
-    not match a best-effort camera.
+    For recorders, who would rather hear everybody: reliable where all are, because best effort
+    may lose; and transient local only where all are, because else some would not be heard.
     """
-    offers = node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
-    best_effort = [
-        o for o in offers if o.qos_profile.reliability != ReliabilityPolicy.RELIABLE
+    offers = [
+        o.qos_profile
+        for o in node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
     ]
-    if not offers or best_effort:
+    if not offers:
         return wanted
+    dependable = all(o.reliability == ReliabilityPolicy.RELIABLE for o in offers)
+    latching = all(o.durability == DurabilityPolicy.TRANSIENT_LOCAL for o in offers)
     return QoSProfile(
         depth=max(wanted.depth, 10),
-        reliability=ReliabilityPolicy.RELIABLE,
-        durability=wanted.durability,
+        reliability=(
+            ReliabilityPolicy.RELIABLE if dependable else ReliabilityPolicy.BEST_EFFORT
+        ),
+        durability=wanted.durability if latching else DurabilityPolicy.VOLATILE,
     )
 
 

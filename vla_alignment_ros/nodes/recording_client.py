@@ -74,8 +74,8 @@ class RecordingClient(Client):
         before = self._status.get('episode')
         self._done = self._at_rest = False
         spec = EpisodeSpec.from_dict(json.loads(self.trigger(f'{SIMULATOR}/reset')))
-        labels = [f'{key}={value}' for key, value in episode_metadata(spec).items()]
-        self.set_parameters(TRAINING, {'labels': labels})
+        notes = [f'{key}={value}' for key, value in episode_metadata(spec).items()]
+        self.set_parameters(TRAINING, {'notes': notes})
         self._until_finished(before, f'the expert to go on with {spec.instruction!r}')
         success = self._status['success'] == 'true'
         request = SetBool.Request(data=success)

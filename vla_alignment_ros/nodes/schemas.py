@@ -1,6 +1,6 @@
 """The parameters of the nodes: one frozen dataclass each, the only place that says them.
 
-Those of servo_node are in `servo_parameters`.
+Those of servo_node are in `servo_parameters`, of training_node in `training_parameters`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from vla_alignment_ros.nodes.parameters import parameter
 
 SPLITS = ('train', 'val', 'seen', 'unseen_objects', 'unseen_phrases', 'swapped', 'absent')
 ACT, SHADOW, INLINE = MODES = ('act', 'shadow', 'inline')
-STORAGES = ('mcap', 'sqlite3')
 TWIST = 'twist'
 
 
@@ -110,27 +109,6 @@ class TeleopParameters:
     recorder: str = parameter(
         'training_node', 'Node whose episode services buttons and keys call.'
     )
-
-
-@dataclass(frozen=True)
-class TrainingParameters:
-    """Parameters of training_node."""
-
-    embodiment: str = parameter('tabletop', 'Name or YAML file of the embodiment to record.')
-    folder: str = parameter('demonstrations', 'Folder that receives one bag per episode.')
-    storage: str = parameter('mcap', 'Bag storage.', choices=STORAGES)
-    zstd: bool = parameter(False, 'Whether bags are compressed.')
-    labels: tuple[str, ...] = parameter(
-        (), 'key=value notes written into the next episode (task=pick).', live=True
-    )
-    queue_bytes: int = parameter(
-        256 * 2**20, 'Messages waiting for the disk; beyond that they are dropped and counted.',
-        unit='byte', low=2**20, high=2**40,
-    )
-    status_period_s: float = parameter(
-        1.0, 'Period of ~/status and /diagnostics.', unit='s', low=0.05, high=60.0
-    )
-    autostart: bool = parameter(False, 'Configure and activate without a lifecycle manager.')
 
 
 @dataclass(frozen=True)

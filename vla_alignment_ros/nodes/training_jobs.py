@@ -22,7 +22,7 @@ from vla_alignment_ros.nodes.offers import PolicyClient
 from vla_alignment_ros.nodes.parameters import Parameters
 from vla_alignment_ros.nodes.qos import advertise, latched
 from vla_alignment_ros.nodes.runtime import off_executor, Worker
-from vla_alignment_ros.nodes.schemas import TrainingParameters
+from vla_alignment_ros.nodes.training_parameters import TrainingParameters
 from vla_alignment_ros.training.job import Demands, JobSupervisor, Means
 from vla_alignment_ros.training.job_status import CANCELLED, FAILED, JobStatus, SUCCEEDED
 from vla_alignment_ros.training.runs import new_run, newest_run, Run, Task

@@ -1,9 +1,11 @@
 """Records demonstrations: every topic of the embodiment, raw, one bag per episode (lifecycle).
 
 Services: `~/start_episode` (Trigger; the answer names the folder), `~/stop_episode` (SetBool, data
-= success), `~/discard_episode` (Trigger). Publishes `~/status` (DiagnosticStatus) and
-`/diagnostics`, with exact counts per topic. An instruction that came before an episode counts for
-it. Deactivating finishes a running episode with success unknown. Training: see `training_jobs`.
+= success), `~/discard_episode` (Trigger), `~/save_last` (Trigger: the last `keep_last_s` as a
+bag). With `auto.enabled` the robot's motion begins and ends episodes. Publishes `~/status`
+(DiagnosticStatus) and `/diagnostics`, with exact counts per topic. An instruction that came before
+an episode counts for it. Deactivating finishes a running episode with success unknown. Training:
+see `training_jobs`.
 """
 
 from __future__ import annotations
@@ -19,18 +21,20 @@ from rclpy.clock import Clock, ClockType
 from rclpy.subscription import Subscription
 from std_srvs.srv import SetBool, Trigger
 
-from vla_alignment_ros.data.recorder import EpisodeRecorder
+from vla_alignment_ros import wire
+from vla_alignment_ros.data.recorder import EpisodeRecorder, RecorderOptions
 from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import BagError, ConfigError, VlaError
-from vla_alignment_ros.nodes.diagnostics import ERROR, OK, status_message, StatusBoard, WARN
+from vla_alignment_ros.nodes.diagnostics import StatusBoard
+from vla_alignment_ros.nodes.episode_control import EpisodeControl, parse_notes, STATUS
 from vla_alignment_ros.nodes.lifecycle import ManagedNode
 from vla_alignment_ros.nodes.parameters import Parameters
-from vla_alignment_ros.nodes.qos import matching_publishers, subscribe_raw, topic_qos
-from vla_alignment_ros.nodes.runtime import off_executor, run, Worker
-from vla_alignment_ros.nodes.schemas import TrainingParameters
+from vla_alignment_ros.nodes.qos import latched, subscribe_raw
+from vla_alignment_ros.nodes.recorder_inputs import RecorderInputs
+from vla_alignment_ros.nodes.recorder_status import recorder_status
+from vla_alignment_ros.nodes.runtime import off_executor, run
 from vla_alignment_ros.nodes.training_jobs import TrainingJobs
-
-RECORDER_DEPTH = 50  # messages per topic that DDS keeps while callbacks are late
+from vla_alignment_ros.nodes.training_parameters import TrainingParameters
 
 
 class TrainingNode(ManagedNode):
@@ -38,18 +42,30 @@ class TrainingNode(ManagedNode):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__('training_node', **kwargs)
-        self.settings = Parameters(self, TrainingParameters)
+        self.settings = Parameters(self, TrainingParameters, _approve, self._changed)
         self._recorder: EpisodeRecorder | None = None
-        self._inputs: dict[str, Subscription] = {}
+        self._inputs: RecorderInputs | None = None
+        self._policy: Subscription | None = None
         # transitions, services and the timer have a thread each: one at a time (un)subscribes or
         # begins an episode
         self._wiring = threading.Lock()
-        self._worker = Worker('episode')
+        self._control = EpisodeControl(
+            self._active_recorder,
+            lambda: self.settings.current,
+            self._now_ns,
+            self._wiring,
+            self.get_logger().info,
+        )
         self._jobs = TrainingJobs(self, self.settings.current)
         self._board = StatusBoard(self)
-        self.create_service(Trigger, '~/start_episode', partial(self._serve, self._start))
-        self.create_service(SetBool, '~/stop_episode', partial(self._serve, self._stop))
-        self.create_service(Trigger, '~/discard_episode', partial(self._serve, self._discard))
+        control = self._control
+        for name, kind, action in (
+            ('start_episode', Trigger, lambda request: control.start()),
+            ('stop_episode', SetBool, lambda request: control.stop(bool(request.data))),
+            ('discard_episode', Trigger, lambda request: control.discard()),
+            ('save_last', Trigger, lambda request: control.save_last()),
+        ):
+            self.create_service(kind, f'~/{name}', partial(self._serve, action))
         self.create_timer(
             self.settings.current.status_period_s,
             self._on_timer,
@@ -63,29 +79,48 @@ class TrainingNode(ManagedNode):
 
     def close(self) -> None:
         """Finish what is being recorded and free everything."""
-        self._worker.close()
+        self._control.worker.close()
         super().close()
         self._jobs.close()
 
     # -- lifecycle ------------------------------------------------------------------------------
 
     def configure(self) -> None:
-        """Read the embodiment and start the writer's thread."""
+        """Read the embodiment, start the writer's thread, and look for what was cut off."""
         chosen = self.settings.current
         embodiment = Embodiment.load(chosen.embodiment)
-        self._recorder = EpisodeRecorder(
-            Path(chosen.folder).expanduser(),
-            embodiment,
+        parse_notes(chosen.notes)
+        options = RecorderOptions(
             storage=chosen.storage,
             compression='zstd' if chosen.zstd else None,
             queue_bytes=chosen.queue_bytes,
+            split_bytes=chosen.split_bytes,
+            min_free_bytes=chosen.min_free_bytes,
+            keep_last_s=chosen.keep_last_s,
+            keep_last_bytes=chosen.keep_last_bytes,
+            lead_s=chosen.auto_lead_s if chosen.auto_enabled else 0.0,
         )
+        folder = Path(chosen.folder).expanduser()
+        self._inputs = RecorderInputs(self, embodiment, self._on_message)
+        self._recorder = EpisodeRecorder(folder, embodiment, options, self._inputs.offered)
+        if left := self._recorder.disk.unfinished:
+            names = ', '.join(path.name for path in left)
+            self.get_logger().warning(
+                f'{len(left)} recordings were cut off ({names}): `vla_bag recover {folder}` makes '
+                'bags of them'
+            )
 
     def activate(self) -> None:
         """Subscribe."""
+        chosen = self.settings.current
         with self._wiring:
-            for topic in self._recorder.embodiment.recorded_topics():
-                self._subscribe(self._recorder.embodiment, topic)
+            self._inputs.open()
+            if chosen.policy_node:
+                topic = f'{chosen.policy_node}/status'
+                self._policy = subscribe_raw(
+                    self, topic, STATUS, self._on_policy_status, latched()
+                )
+        self._say(chosen.instruction)
 
     def deactivate(self) -> None:
         """Unsubscribe; a running episode is finished, nobody said whether it succeeded."""
@@ -93,40 +128,48 @@ class TrainingNode(ManagedNode):
             self._unsubscribe()
             if self._recorder.recording:
                 try:
-                    self._recorder.stop(None, {}, self._now_ns())
+                    notes = parse_notes(self.settings.current.notes)
+                    self._recorder.stop(None, notes, self._now_ns())
                 except BagError as error:
-                    self.get_logger().error(f'the running episode is lost: {error}')
+                    self.get_logger().error(str(error))
 
     def release(self) -> None:
         """End the writer's thread."""
         with self._wiring:
             self._unsubscribe()  # what an activation that failed half-way left
-            recorder, self._recorder = self._recorder, None
+            recorder, self._recorder, self._inputs = self._recorder, None, None
         if recorder is not None:
             recorder.close()
 
-    # -- messages -------------------------------------------------------------------------------
-
     def _unsubscribe(self) -> None:
-        for subscription in self._inputs.values():
-            self.destroy_subscription(subscription)
-        self._inputs = {}
+        if self._inputs is not None:
+            self._inputs.close()
+        if self._policy is not None:
+            self.destroy_subscription(self._policy)
+            self._policy = None
 
-    def _subscribe(self, embodiment: Embodiment, topic: str) -> None:
-        wanted = topic_qos(embodiment, topic, RECORDER_DEPTH)
-        self._inputs[topic] = subscribe_raw(
-            self,
-            topic,
-            embodiment.recorded_topics()[topic],
-            partial(self._on_message, topic),
-            matching_publishers(self, topic, wanted),
-            overridable=False,  # it follows the publishers instead
-        )
+    # -- messages and parameters ----------------------------------------------------------------
 
     def _on_message(self, topic: str, raw: bytes) -> None:
         recorder = self._recorder
         if recorder is not None:
             recorder.push(topic, raw, self._now_ns())
+            if topic == recorder.embodiment.joint_states_topic:
+                self._control.on_joints(recorder, raw)
+
+    def _on_policy_status(self, raw: bytes) -> None:
+        recorder = self._recorder
+        if recorder is not None:
+            self._control.on_policy_status(recorder, raw)
+
+    def _changed(self, values: TrainingParameters, names: set[str]) -> None:
+        if 'instruction' in names and self.is_active:
+            self._say(values.instruction)
+
+    def _say(self, instruction: str) -> None:
+        if instruction:
+            topic = self._recorder.embodiment.instruction_topic
+            self._on_message(topic, wire.encode_string(instruction))
 
     def _now_ns(self) -> int:
         return self.get_clock().now().nanoseconds
@@ -136,7 +179,7 @@ class TrainingNode(ManagedNode):
     async def _serve(self, action: Callable[[Any], str], request: Any, response: Any) -> Any:
         """Answer a service from a worker: disks may take their time, callbacks may not."""
         try:
-            response.message = await off_executor(self, self._worker, action, request)
+            response.message = await off_executor(self, self._control.worker, action, request)
             response.success = True
         except VlaError as error:
             response.message = str(error)
@@ -150,19 +193,6 @@ class TrainingNode(ManagedNode):
             raise ConfigError('training_node is not active: configure and activate it first')
         return recorder
 
-    def _start(self, request: Trigger.Request) -> str:
-        with self._wiring:
-            return self._active_recorder().start(self._now_ns())
-
-    def _stop(self, request: SetBool.Request) -> str:
-        labels = dict(_label(text) for text in self.settings.current.labels)
-        path = self._active_recorder().stop(bool(request.data), labels, self._now_ns())
-        return str(path)
-
-    def _discard(self, request: Trigger.Request) -> str:
-        self._active_recorder().discard()
-        return 'discarded'
-
     # -- status ---------------------------------------------------------------------------------
 
     def _on_timer(self) -> None:
@@ -170,40 +200,24 @@ class TrainingNode(ManagedNode):
             try:
                 recorder = self._recorder
                 if recorder is not None and self.is_active and not recorder.recording:
-                    self._follow_publishers(recorder.embodiment)
+                    self._inputs.follow()
             finally:
                 self._wiring.release()
+        recorder = self._recorder
+        if recorder is not None and self.is_active:
+            self._control.on_timer(recorder)
         self._report()
 
-    def _follow_publishers(self, embodiment: Embodiment) -> None:
-        """Between episodes: become reliable where every publisher is, so that nothing is lost."""
-        for topic, subscription in list(self._inputs.items()):
-            wanted = topic_qos(embodiment, topic, RECORDER_DEPTH)
-            match = matching_publishers(self, topic, wanted)
-            if match.reliability != subscription.qos_profile.reliability:
-                self.destroy_subscription(subscription)
-                self._subscribe(embodiment, topic)
-
     def _report(self) -> None:
-        recorder, name = self._recorder, self.get_fully_qualified_name()
-        if recorder is None:
-            status = status_message(name, OK, self.last_error or 'not configured', {})
-        else:
-            counts = recorder.counts().values()
-            dropped, broken = sum(c.dropped for c in counts), sum(c.broken for c in counts)
-            level = ERROR if recorder.error else WARN if dropped or broken else OK
-            flaws = [f'{dropped} messages dropped'] if dropped else []
-            flaws += [f'{broken} broken instructions ignored'] if broken else []
-            text = recorder.error or ', '.join(flaws) or 'ok'
-            status = status_message(name, level, text, recorder.key_values())
+        recorder, inputs = self._recorder, self._inputs
+        misfits = inputs.misfits() if inputs is not None else []
+        name = self.get_fully_qualified_name()
+        status = recorder_status(name, recorder, misfits, self.last_error)
         self._board.tell(status, self._jobs.diagnostic())
 
 
-def _label(text: str) -> tuple[str, str]:
-    key, mark, value = text.partition('=')
-    if not mark or not key:
-        raise ConfigError(f'labels are key=value, got {text!r}')
-    return key, value
+def _approve(values: TrainingParameters, names: set[str]) -> None:
+    parse_notes(values.notes)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -1,18 +1,25 @@
+from collections import Counter
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
+from mcap.reader import make_reader
+from mcap_ros2.decoder import DecoderFactory
 import pytest
-from rosbags.interfaces import QosDurability, QosReliability
+from rosbags.interfaces import QosDurability, QosHistory, QosReliability
 from rosbags.rosbag2 import Reader
 import yaml
 
 from vla_alignment_ros import wire
+from vla_alignment_ros.data import bag_writer
 from vla_alignment_ros.data.bag import EpisodeReader, EpisodeWriter, find_episodes, OfferedQos
 from vla_alignment_ros.data.bag_format import sanitize_name
+from vla_alignment_ros.data.bag_writer import UNSAVED_BYTES, UNSAVED_S
 from vla_alignment_ros.errors import BagError
 
 STRING = 'std_msgs/msg/String'
@@ -54,7 +61,8 @@ def test_verdict_survives(tmp_path, embodiment, success):
 
 
 def test_a_plain_ros_reader_sees_absolute_topics_and_offered_qos(tmp_path, embodiment):
-    with EpisodeWriter(tmp_path, embodiment, qos={'a': OfferedQos(depth=3)}) as writer:
+    offered = {'a': [OfferedQos(depth=3)]}.get
+    with EpisodeWriter(tmp_path, embodiment, offered=offered) as writer:
         for topic in ('instruction', 'front/image_raw', 'a'):
             writer.write(topic, STRING, 1, texts(1)[0])
         path = writer.finish(True)
@@ -71,6 +79,78 @@ def test_a_plain_ros_reader_sees_absolute_topics_and_offered_qos(tmp_path, embod
         'vla.success',
         'vla.format_version',
     }
+
+
+@pytest.mark.parametrize('compression', [None, 'zstd'])
+def test_an_independent_reader_finds_every_message_and_understands_it(recorder, compression):
+    path, observations, _ = recorder.record(ticks=40, compression=compression)
+    written = [(topic, ts_ns, raw) for topic, _, ts_ns, raw in EpisodeReader(path).messages()]
+    (file,) = path.glob('*.mcap')
+    with file.open('rb') as stream:
+        raw = [
+            (channel.topic.lstrip('/'), message.log_time, message.data)
+            for _, channel, message in make_reader(stream, validate_crcs=True).iter_messages()
+        ]
+        assert Counter(raw) == Counter(written) and len(raw) == 1 + 40 * 5
+        stream.seek(0)
+        reader = make_reader(stream, decoder_factories=[DecoderFactory()])
+        decoded = {topic: [] for topic in recorder.types}
+        for _, channel, _, message in reader.iter_decoded_messages():
+            decoded[channel.topic.lstrip('/')].append(message)
+    front, joints = decoded['front/image_raw'], decoded['joint_states']
+    for ours, image, sample in zip(observations, front, joints, strict=True):
+        expected = wire.decode_image(ours['front/image_raw'])
+        assert bytes(image.data) == expected.image.tobytes()
+        assert image.header.stamp.sec * 10**9 + image.header.stamp.nanosec == expected.ts_ns
+        assert tuple(sample.name) == wire.decode_joint_state(ours['joint_states']).names
+
+
+def test_metadata_names_the_hash_of_every_type(recorder):
+    path, _, _ = recorder.record(ticks=1)
+    document = yaml.safe_load((path / 'metadata.yaml').read_text())
+    topics = document['rosbag2_bagfile_information']['topics_with_message_count']
+    hashes = {t['topic_metadata']['type']: t['topic_metadata'] for t in topics}
+    # as DDS discovery names it
+    assert hashes[STRING]['type_description_hash'] == (
+        'RIHS01_df668c740482bbd48fb39d76a70dfd4bd59db1288021743503259e948f6b1a18'
+    )
+    assert all(t['type_description_hash'].startswith('RIHS01_') for t in hashes.values())
+
+
+def test_a_depth_that_discovery_does_not_tell_is_not_made_up(tmp_path, embodiment):
+    with EpisodeWriter(tmp_path, embodiment, offered=lambda topic: [OfferedQos(depth=0)]) as w:
+        w.write('a', STRING, 1, texts(1)[0])
+        path = w.finish(True)
+    with Reader(path) as reader:
+        (qos,) = reader.connections[0].ext.offered_qos_profiles
+    assert (qos.history, qos.depth) == (QosHistory.UNKNOWN, 0)
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_little_is_in_the_memory_of_the_process_alone(tmp_path, embodiment, storage):
+    raws = texts(2_000)
+    given = 0
+    with EpisodeWriter(tmp_path, embodiment, 'one', storage) as writer:
+        for ts_ns, raw in enumerate(raws):
+            writer.write('a', STRING, ts_ns, raw)
+            given += len(raw)
+            saved = writer.saved_counts()['a']
+            assert given - sum(map(len, raws[:saved])) < UNSAVED_BYTES
+        assert saved > 1_000
+        writer.write('big', STRING, 1, bytes(4 * UNSAVED_BYTES))
+        assert writer.saved_counts() == {'a': 2_000, 'big': 1}
+
+
+def test_what_waits_is_saved_after_a_moment(tmp_path, embodiment, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(bag_writer, 'time', SimpleNamespace(monotonic=lambda: now[0]))
+    with EpisodeWriter(tmp_path, embodiment, 'one') as writer:
+        writer.write('a', STRING, 1, texts(1)[0])
+        writer.flush_if_late()
+        assert writer.saved_counts() == {'a': 0}
+        now[0] += UNSAVED_S
+        writer.flush_if_late()
+        assert writer.saved_counts() == {'a': 1}
 
 
 def test_leaving_without_finish_leaves_nothing(tmp_path, embodiment):
@@ -260,7 +340,8 @@ def test_a_truncated_bag_is_named_and_never_half_read(
         tmp_path, embodiment, 'cut', storage=storage, compression=compression
     ) as writer:
         for i in range(40):
-            writer.write('a', STRING, i, wire.encode_string(os.urandom(20_000).hex()))
+            noise = random.Random(i).randbytes(20_000).hex()
+            writer.write('a', STRING, i, wire.encode_string(noise))
         path = writer.finish(True)
     file = next(p for p in path.iterdir() if p.suffix in ('.mcap', '.db3'))
     os.truncate(file, int(file.stat().st_size * share))
@@ -320,7 +401,7 @@ def test_a_full_disk_is_a_bag_error_and_leaves_nothing(tmp_path, embodiment, mon
         def full(*_):
             raise OSError(28, 'No space left on device')
 
-        monkeypatch.setattr(writer._writer, 'write', full)
+        monkeypatch.setattr(writer._bag, 'write', full)
         with pytest.raises(BagError, match='No space left'):
             writer.write('a', STRING, 1, texts(1)[0])
     assert os.listdir(tmp_path) == []

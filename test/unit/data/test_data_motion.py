@@ -26,7 +26,7 @@ class Arm:
         self.t_s = start_s
         self.steady_s = 5.0
         self.position = np.zeros(3)
-        self.recording = False
+        self.recording: bool | None = False
         self.asked: list[tuple[str, float]] = []
         self.rng = np.random.default_rng(0)
 
@@ -68,6 +68,18 @@ def test_a_bump_is_discarded():
     arm.go_on(0.2, speed=0.5)
     arm.go_on(3.0)
     assert [name for name, _ in arm.asked] == ['start', 'discard']
+
+
+def test_motion_while_an_episode_is_being_begun_counts():
+    arm = Arm()
+    arm.go_on(3.0)
+    arm.go_on(0.2, speed=0.2)
+    assert arm.recording
+    arm.recording = None  # the disk takes its time
+    arm.go_on(1.5, speed=0.2)
+    arm.recording = True
+    arm.go_on(3.0)
+    assert [what for what, _ in arm.asked] == ['start', 'stop']
 
 
 def test_the_noise_of_an_encoder_is_no_motion():
