@@ -21,7 +21,7 @@ from vla_alignment_ros.errors import VlaError
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'bench' / 'results.json'
 PAGE = ROOT / 'docs' / 'performance.md'
-NEEDS_CHECKPOINT = ('P1', 'P1T', 'P3', 'P6', 'P14', 'P15', 'P16')
+NEEDS_CHECKPOINT = ('P1', 'P1T', 'P3', 'P6', 'P14', 'P15', 'P16', 'P17')
 
 
 @dataclass(frozen=True)

@@ -51,17 +51,17 @@ def run(settings: BenchSettings) -> Row:
 
 def _load(client: object, nodes: object, window_s: float) -> dict[str, float]:
     """Processor time of every node within a window, % of a core."""
-    before = {name: _cpu_s(pid) for name, pid in nodes.children.items()}
+    before = {name: cpu_s(pid) for name, pid in nodes.children.items()}
     start = time.monotonic()
     client.until(lambda: time.monotonic() - start >= window_s, 'the window', window_s + 60)
     passed_s = time.monotonic() - start
     return {
-        name: 100 * (_cpu_s(pid) - before[name]) / passed_s
+        name: 100 * (cpu_s(pid) - before[name]) / passed_s
         for name, pid in nodes.children.items()
     }
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """User and system time of a process so far, s: its clock, as clock_getcpuclockid(3) names it.
 
     Not from /proc, which counts in hundredths of a second: an idle node needs one or two a minute.

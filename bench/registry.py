@@ -12,17 +12,21 @@ ROWS = {
     'P1T': 'bench.answer_tail',
     'P2': 'bench.image_decode',
     'P3': 'bench.sentence_cache',
+    'P4': 'bench.recorder_cost',
+    'P5': 'bench.recorder_speed',
     'P6': 'bench.overload',
     'P8': 'bench.retrieval_ranks',
     'P7': 'bench.contrastive_time',
     'P7M': 'bench.contrastive_memory',
     'P9': 'bench.training_feed',
     'P10': 'bench.bag_memory',
+    'P11': 'bench.bag_feed',
     'P12': 'bench.joint_batch',
     'P13': 'bench.negative_mining',
     'P14': 'bench.candidates',
     'P15': 'bench.tick_lateness',
     'P16': 'bench.idle_cost',
+    'P17': 'bench.recorder_loss',
 }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 import threading
@@ -28,33 +29,44 @@ class Sensors:
         node: an rclpy node.
         embodiment: whose topics.
         sentence: said once.
+        sizes: camera name -> (width, height) as published, where it is not the observation's.
+        offered: quality of service of all but the sentence.
     """
 
-    def __init__(self, node: object, embodiment: Embodiment, sentence: str) -> None:
+    def __init__(
+        self,
+        node: object,
+        embodiment: Embodiment,
+        sentence: str,
+        sizes: Mapping[str, tuple[int, int]] | None = None,
+        offered: Callable[[], object] | None = None,
+    ) -> None:
         from vla_alignment_ros.nodes.qos import advertise, latched, sensor_data
 
-        said = embodiment.instruction_topic
+        said, offered = embodiment.instruction_topic, offered or sensor_data
         self.publishers = {
-            topic: advertise(node, topic, kind, latched() if topic == said else sensor_data())
+            topic: advertise(node, topic, kind, latched() if topic == said else offered())
             for topic, kind in embodiment.observation_topics().items()
         }
         self._embodiment = embodiment
         rng = np.random.default_rng(0)
+        shapes = {c.name: (c.width, c.height) for c in embodiment.cameras} | dict(sizes or {})
         self._pixels = [
-            {c.name: rng.integers(0, 256, (c.height, c.width, 3), np.uint8)
-             for c in embodiment.cameras}
+            {name: rng.integers(0, 256, (height, width, 3), np.uint8)
+             for name, (width, height) in shapes.items()}
             for _ in range(POOL)
         ]  # fmt: skip
         joints = sensor_messages(embodiment, 1, rng)[embodiment.joint_states_topic]
         self._joints = wire.decode_joint_state(joints)
         self.publishers[said].publish(wire.encode_string(sentence))
-        self.published = 0
+        self.published = 0  # observations
+        self.counts: Counter[str] = Counter()  # messages by topic, but for the sentence
 
     @contextmanager
-    def running(self, rate_hz: float) -> Iterator[None]:
-        """Publish at this rate while the context lasts."""
+    def running(self, rate_hz: float, states_per_image: int = 1) -> Iterator[None]:
+        """Publish images at this rate while the context lasts, and so many times the joints."""
         done = threading.Event()
-        thread = threading.Thread(target=self._run, args=(rate_hz, done))
+        thread = threading.Thread(target=self._run, args=(rate_hz, states_per_image, done))
         thread.start()
         try:
             yield
@@ -62,26 +74,36 @@ class Sensors:
             done.set()
             thread.join()
 
-    def _run(self, rate_hz: float, done: threading.Event) -> None:
+    def _run(self, rate_hz: float, states_per_image: int, done: threading.Event) -> None:
         start = time.monotonic()
-        for number in range(1, 1 << 62):
-            self._publish(time.time_ns(), self._pixels[number % POOL])
-            self.published = number
-            if done.wait(max(0.0, start + number / rate_hz - time.monotonic())):
+        for number in range(1 << 62):
+            image, state = divmod(number, states_per_image)
+            self._publish(time.time_ns(), None if state else self._pixels[image % POOL])
+            self.published = image + 1
+            due_s = start + (number + 1) / (rate_hz * states_per_image)
+            if done.wait(max(0.0, due_s - time.monotonic())):
                 return
 
-    def _publish(self, ts_ns: int, pixels: dict[str, np.ndarray]) -> None:
+    def _publish(self, ts_ns: int, pixels: dict[str, np.ndarray] | None) -> None:
         e, joints = self._embodiment, self._joints
         state = wire.encode_joint_state(ts_ns, joints.names, joints.position)
-        self.publishers[e.joint_states_topic].publish(state)
-        for camera in e.cameras:
-            raw = wire.encode_image(pixels[camera.name], ts_ns, camera.name)
-            self.publishers[camera.topic].publish(raw)
+        self._send(e.joint_states_topic, state)
+        for camera in e.cameras if pixels is not None else ():
+            self._send(camera.topic, wire.encode_image(pixels[camera.name], ts_ns, camera.name))
+
+    def _send(self, topic: str, raw: bytes) -> None:
+        self.publishers[topic].publish(raw)
+        self.counts[topic] += 1
 
 
 @contextmanager
-def served(settings: BenchSettings, checkpoint: Path, policy: Policy) -> Iterator[tuple]:
-    """An active policy node at its control rate, its gate open: (client, sensors, nodes)."""
+def served(
+    settings: BenchSettings, checkpoint: Path, policy: Policy, **sensing: object
+) -> Iterator[tuple]:
+    """An active policy node at its control rate, its gate open: (client, sensors, nodes).
+
+    sensing: for `Sensors`.
+    """
     try:
         import rclpy  # noqa: F401 - to say so in one line where it is not installed
     except ImportError as error:
@@ -102,7 +124,8 @@ def served(settings: BenchSettings, checkpoint: Path, policy: Policy) -> Iterato
                 },
             )
             client.configure(NODE, START_S)
-            sensors = Sensors(client.node, policy.embodiment, sentences(policy, 1)[0])
+            said = sentences(policy, 1)[0]
+            sensors = Sensors(client.node, policy.embodiment, said, **sensing)
             client.until(
                 lambda: all(p.get_subscription_count() for p in sensors.publishers.values()),
                 'the nodes to find each other',

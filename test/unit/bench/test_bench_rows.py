@@ -31,8 +31,8 @@ def row(**changes):
     return Row(**values | changes)
 
 
-NODE_ROWS = ('P1', 'P1T', 'P6', 'P15', 'P16')
-LONG_ROWS = ('P1T', 'P15', 'P16')  # start a node again, as P1 and P6 do
+NODE_ROWS = ('P1', 'P1T', 'P4', 'P6', 'P15', 'P16', 'P17')
+LONG_ROWS = ('P1T', 'P4', 'P15', 'P16', 'P17')  # start nodes again, as P1 and P6 do
 ROWS = [
     pytest.param(name, marks=pytest.mark.long if name in LONG_ROWS else ())
     for name in registry.ROWS

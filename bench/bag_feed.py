@@ -1,0 +1,82 @@
+"""P11: control steps a second from recorded bags to training batches, against a bare reader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+import shutil
+import time
+
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import get_typestore, Stores
+
+from bench.bag_memory import PUBLISHED
+from bench.inputs import record_episode
+from bench.results import BenchSettings, Row
+from bench.timing import take_turns
+from vla_alignment_ros.data.cache import build_cache
+from vla_alignment_ros.data.dataset import DemonstrationDataset
+from vla_alignment_ros.embodiment import Embodiment
+
+BATCH = 64
+
+
+def run(settings: BenchSettings) -> Row:
+    """Every bag once, in turns: the first epoch with its cache, the next one, and the reader."""
+    embodiment = Embodiment.load('tabletop')
+    ticks, said = settings.size(100, 6), 'pick up the red cube'
+    bags = [
+        record_episode(settings.folder / 'bags', embodiment, ticks, said, PUBLISHED, seed)
+        for seed in range(settings.size(4, 2))
+    ]
+    cache_dir = settings.folder / 'cache'
+
+    def epoch() -> int:
+        cache = build_cache(bags, embodiment, cache_dir, progress=False)
+        dataset = DemonstrationDataset(cache, 'all')
+        for begin in range(0, len(dataset), BATCH):
+            dataset.get_batch(range(begin, min(begin + BATCH, len(dataset))))
+        return len(dataset)
+
+    def first() -> float:
+        shutil.rmtree(cache_dir, ignore_errors=True)
+        return _rate(epoch)
+
+    samples = take_turns(
+        {
+            'first epoch': first,
+            'cached epoch': lambda: _rate(epoch),
+            'reader': lambda: _rate(lambda: _read(bags, embodiment.cameras[0].topic)),
+        },
+        rounds=settings.size(5, 1),
+    )
+    ours = min(('first epoch', 'cached epoch'), key=lambda name: samples[name].p50)
+    return Row(
+        key='P11',
+        title='control steps read from bags for training',
+        unit='steps/s',
+        ours=samples[ours].p50,
+        baseline=samples['reader'].p50,
+        goal=0.8,
+        higher_is_better=True,
+        ours_is=f'an epoch of `DemonstrationDataset` batches from bags of VGA and QVGA images '
+        f'({ours}: the slower of two)',
+        baseline_is="rosbags' own loop over the same bags: `Reader.messages`, `deserialize_cdr`",
+        figures={f'{name}, steps/s': found.p50 for name, found in samples.items()},
+    )
+
+
+def _rate(epoch) -> float:
+    start = time.perf_counter()
+    steps = epoch()
+    return steps / (time.perf_counter() - start)
+
+
+def _read(bags: Sequence[Path], image_topic: str) -> int:
+    store, steps = get_typestore(Stores.ROS2_JAZZY), 0
+    for bag in bags:
+        with Reader(bag) as reader:
+            for connection, _, raw in reader.messages():
+                store.deserialize_cdr(raw, connection.msgtype)
+                steps += connection.topic.lstrip('/') == image_topic
+    return steps

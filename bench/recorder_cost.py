@@ -1,0 +1,83 @@
+"""P4: processor time of a recorder per VGA frame, against one that takes typed messages."""
+
+from __future__ import annotations
+
+from rosbags.rosbag2 import Reader
+
+from bench.idle_cost import cpu_s
+from bench.recording import RECORDER, Recorder, vga
+from bench.results import BenchError, BenchSettings, Row
+from bench.timing import Samples
+from bench.traffic import Sensors, START_S
+from vla_alignment_ros.embodiment import Embodiment
+
+TYPED = 'typed_recorder'
+RATE_HZ = 15.0  # of each of two cameras
+
+
+def run(settings: BenchSettings) -> Row:
+    """Both record the same frames at the same time."""
+    from vla_alignment_ros.evaluation.processes import NodeProcesses
+    from vla_alignment_ros.nodes.client import Client
+    from vla_alignment_ros.nodes.qos import reliable
+    from vla_alignment_ros.nodes.recorder_inputs import IMAGE_DEPTH
+
+    embodiment = Embodiment.load('tabletop')
+    topics = [camera.topic for camera in embodiment.cameras]
+    per_frame = {RECORDER: Samples(), TYPED: Samples()}
+    path = settings.folder / TYPED
+    kept = 0
+    with NodeProcesses(settings.folder / 'log') as nodes:
+        client = Client('bench_client', nodes.domain_id, nodes.check, START_S)
+        try:
+            recorder = Recorder(client, nodes, settings.folder / RECORDER)
+            nodes.start(TYPED, f'bench.{TYPED}', {'path': str(path), 'topics': topics})
+            sensors = Sensors(
+                client.node, embodiment, 'pick up the red cube', vga(embodiment),
+                lambda: reliable(IMAGE_DEPTH),
+            )  # fmt: skip
+            client.until(
+                lambda: all(
+                    sensors.publishers[topic].get_subscription_count() >= 2 for topic in topics
+                ),
+                'the nodes to find each other',
+            )
+            recorder.until_reliable(topics)
+            pids = {name: nodes.children[name] for name in per_frame}
+            for _ in range(settings.size(5, 1)):
+                client.trigger(f'{RECORDER}/start_episode')
+                frames = sum(sensors.counts[topic] for topic in topics)
+                before = {name: cpu_s(pid) for name, pid in pids.items()}
+                with sensors.running(RATE_HZ):
+                    recorder.wait(settings.size(6, 1))
+                recorder.wait(1.0)  # what waits for the disk is written
+                spent = {name: cpu_s(pid) - before[name] for name, pid in pids.items()}
+                frames = sum(sensors.counts[topic] for topic in topics) - frames
+                for name in per_frame:
+                    per_frame[name].add(1e3 * spent[name] / frames)
+                kept += recorder.finish(topics)
+        finally:
+            client.close()
+    with Reader(path) as reader:  # of a node that has ended by now
+        both = kept, reader.message_count
+    published = sum(sensors.counts[topic] for topic in topics)
+    if min(both) < 0.99 * published:
+        raise BenchError(f'of {published} frames {both[0]} and {both[1]} were recorded')
+    return Row(
+        key='P4',
+        title='processor time of a recorder per VGA frame',
+        unit='ms',
+        ours=per_frame[RECORDER].p50,
+        baseline=per_frame[TYPED].p50,
+        goal=0.5,
+        ours_is='training_node, a process: everything that it does while it records, from '
+        'subscription to file, by the frames that were published',
+        baseline_is="a node with typed subscriptions, `serialize_message` and rosbags' `Writer` "
+        'in its callbacks, recording the same frames at the same time',
+        figures={
+            'frames published, count': float(published),
+            'frames in our bags, count': float(both[0]),
+            'frames in its bag, count': float(both[1]),
+            'frames a second, count': len(topics) * RATE_HZ,
+        },
+    )
