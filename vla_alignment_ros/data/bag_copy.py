@@ -6,35 +6,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, ExitStack
 from pathlib import Path
 import shutil
-import sqlite3
 
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import (
-    CompressionFormat,
-    CompressionMode,
-    Reader,
-    ReaderError,
-    StoragePlugin,
-    Writer,
-)
-from rosbags.rosbag2.errors import WriterError
+from rosbags.rosbag2 import Reader, ReaderError
 
 from vla_alignment_ros.data.bag import EpisodeReader
 from vla_alignment_ros.data.bag_format import message_definition, PREFIX
-from vla_alignment_ros.data.files import fsync
+from vla_alignment_ros.data.bag_salvage import is_compressed
+from vla_alignment_ros.data.bag_writer import BagWriter, STORAGE_ERRORS
 from vla_alignment_ros.errors import BagError
-
-_BAG_VERSION = 9  # as `data.bag` writes
 
 
 class BagCopy:
     """A bag being made in the image of another; see `copy_bag`."""
 
-    def __init__(self, source: Path, writer: Writer) -> None:
+    def __init__(self, source: Path, bag: BagWriter) -> None:
         with Reader(source) as reader:
             self._known = {c.topic.lstrip('/'): c for c in reader.connections}
             custom = dict(reader.storage.metadata.custom or {})
-        self._writer = writer
+        self._bag = bag
         self._custom = {str(key): str(value) for key, value in custom.items()}
         self._made: dict[str, Connection] = {}
 
@@ -53,27 +43,22 @@ class BagCopy:
         made = self._made.get(bare)
         if made is None:
             made = self._made[bare] = self._connect(self._known[bare])
-        self._writer.write(made, ts_ns, raw)
+        self._bag.write(made, ts_ns, raw)
 
     def note(self, name: str, text: str) -> None:
         """Say something about the copy that the source does not say."""
         self._custom[f'{PREFIX}{name}'] = text
 
     def finish(self) -> None:
-        """Write what the bag says about itself."""
-        for key, value in self._custom.items():
-            self._writer.set_custom_data(key, value)
+        """Put it on the disk, with what it says about itself."""
+        self._bag.close(self._custom)
 
     def _connect(self, known: Connection) -> Connection:
-        text, digest = known.msgdef.data, known.digest
-        if not (text and digest):  # bags of older distributions do not hold them
-            text, digest = message_definition(known.msgtype)
-        return self._writer.add_connection(
-            known.topic,
-            known.msgtype,
-            msgdef=text,
-            rihs01=digest,
-            offered_qos_profiles=_offered(known),
+        definition, digest = known.msgdef, known.digest
+        if not (definition.data and digest):  # bags of older distributions do not hold them
+            definition, digest = message_definition(known.msgtype)
+        return self._bag.connect(
+            known.topic, known.msgtype, definition, digest, _offered(known)
         )
 
 
@@ -89,32 +74,18 @@ def copy_bag(source: EpisodeReader, folder: Path) -> Iterator[BagCopy]:
     files = [source.path / name for name in source.info.files]
     mcap = all(file.suffix != '.db3' for file in files)
     try:
-        writer = Writer(  # refuses a folder that exists
-            folder,
-            version=_BAG_VERSION,
-            storage_plugin=StoragePlugin.MCAP if mcap else StoragePlugin.SQLITE3,
-        )
+        compressed = source.info.files_compressed or any(map(is_compressed, files))
+        # refuses a folder that exists
+        bag = BagWriter(folder, 'mcap' if mcap else 'sqlite3', compressed)
         with ExitStack() as undo:
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
-            if source.info.files_compressed or (mcap and any(map(_in_chunks, files))):
-                mode = CompressionMode.STORAGE if mcap else CompressionMode.MESSAGE
-                writer.set_compression(mode, CompressionFormat.ZSTD)
-            with writer:
-                copy = BagCopy(source.path, writer)
-                yield copy
-                copy.finish()
-            for file in folder.iterdir():
-                fsync(file)
-            fsync(folder)
+            undo.callback(bag.abort)
+            copy = BagCopy(source.path, bag)
+            yield copy
+            copy.finish()
             undo.pop_all()
-    except (OSError, ReaderError, WriterError, sqlite3.Error) as error:
+    except (*STORAGE_ERRORS, ReaderError) as error:
         raise BagError(f'cannot copy {source.path} to {folder}: {error}') from error
-
-
-def _in_chunks(file: Path) -> bool:
-    """Whether the chunks of an mcap file are compressed."""
-    with Reader(file) as reader:
-        return any(chunk.compression for chunk in reader.storage.chunks)
 
 
 def _offered(connection: Connection) -> list:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-import os
 from pathlib import Path
 
 import numpy as np
 
 from vla_alignment_ros.data.bag_format import METADATA
+from vla_alignment_ros.data.bag_places import is_recording
 from vla_alignment_ros.data.quality import EpisodeQuality, Finding, Limits, Severity
+from vla_alignment_ros.data.recover import find_damaged
 from vla_alignment_ros.observation import normalize_instruction
 
 FEWEST = 8  # episodes from which it can be told what is usual
 LEAST_SPREAD = 0.05  # of the median: less is no spread, or equal episodes would be outliers
-STORAGE_SUFFIXES = ('.mcap', '.db3', '.zstd')
 # measure -> what is said of it
 TOLD = {
     'duration_s': 'lasts {:.1f} s',
@@ -87,25 +87,18 @@ def _find_outliers(
 
 
 def unfinished(roots: Iterable[Path]) -> list[EpisodeQuality]:
-    """Recordings under the folders that were never finished: no bag yet, or no longer one."""
+    """Recordings under the folders that have no end: still running, cut off, or damaged."""
     found = []
     for root in roots:
-        for folder, subfolders, files in os.walk(root):
-            path = Path(folder)
-            if METADATA in files:
-                subfolders.clear()
-            elif any(name.endswith(STORAGE_SUFFIXES) for name in files):
-                subfolders.clear()
-                where = next((p for p in (path, *path.parents) if _is_partial(p)), None)
-                text = 'its recording was not finished, or runs still' if where else (
-                    f'there are messages but no {METADATA}'
-                )
-                finding = Finding('damaged', Severity.WARNING if where else Severity.ERROR, text)
-                found.append(EpisodeQuality(where or path, findings=(finding,)))
-            # hidden folders are somebody's own, but for recordings
-            subfolders[:] = sorted(n for n in subfolders if n[0] != '.' or n.endswith('.partial'))
+        if root.is_file():
+            continue  # a list names episodes that have their end
+        for path in find_damaged(root):
+            if (path / METADATA).is_file():
+                continue  # an episode, and looked at as one
+            running = is_recording(path)
+            text = 'it is being recorded just now' if running else (
+                'its recording was cut off; `vla_bag recover` makes a bag of what was saved'
+            )
+            severity = Severity.WARNING if running else Severity.ERROR
+            found.append(EpisodeQuality(path, findings=(Finding('damaged', severity, text),)))
     return found
-
-
-def _is_partial(path: Path) -> bool:
-    return path.name.endswith('.partial')

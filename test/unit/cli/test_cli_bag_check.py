@@ -31,7 +31,8 @@ def test_findings_are_listed_and_summed_and_nothing_is_changed(demos, capsys):
     assert main(['check', str(demos)]) == 1
     lines = [' '.join(line.split()) for line in capsys.readouterr().out.splitlines() if line]
     assert lines[1:] == [
-        'lost error damaged there are messages but no metadata.yaml',
+        'lost error damaged its recording was cut off; `vla_bag recover` makes a bag of what was '
+        'saved',
         'idle warning idle idle for the first 1.4 s',
         '3 episodes: 1 good, 1 with warnings, 1 with errors (damaged 1, idle 1)',
     ]

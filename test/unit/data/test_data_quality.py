@@ -8,7 +8,7 @@ import pytest
 from recordings import PERIOD_NS, rewrite
 
 from vla_alignment_ros import wire
-from vla_alignment_ros.data.bag import EpisodeReader
+from vla_alignment_ros.data.bag import EpisodeReader, EpisodeWriter
 from vla_alignment_ros.data.bag_format import METADATA
 from vla_alignment_ros.data.quality import EpisodeQuality, Finding, grade, Limits, Severity
 from vla_alignment_ros.data.quality_episode import inspect_episode
@@ -282,15 +282,21 @@ def test_outliers_need_others_of_the_same_task(tmp_path):
     assert not any(e.findings for e in beside_the_others([*some[:6], odd], Limits()))
 
 
-def test_recordings_without_an_end_are_named(tmp_path, recorder):
+def test_recordings_without_an_end_are_named(embodiment, recorder):
     path, _, _ = recorder.record('whole')
     lost = recorder.root / 'lost'
     shutil.copytree(path, lost)
     (lost / METADATA).unlink()
     shutil.copytree(lost, recorder.root / '.cut.partial' / 'cut')
     shutil.copytree(lost, recorder.root / '.mine' / 'cut')
-    found = unfinished([recorder.root])
-    assert {e.name: grade(e) for e in found} == {'.cut.partial': 'warning', 'lost': 'error'}
+    with EpisodeWriter(recorder.root, embodiment, 'now') as writer:
+        writer.write('instruction', 'std_msgs/msg/String', 1, wire.encode_string('lift it'))
+        found = unfinished([recorder.root])
+    grades = {'.cut.partial': 'error', 'lost': 'error', '.now.partial': 'warning'}
+    assert {e.name: grade(e) for e in found} == grades
+    listed = recorder.root / 'some.txt'
+    listed.write_text('whole\n')
+    assert unfinished([path, listed]) == []
 
 
 def test_a_kind_that_nobody_knows_is_refused():
