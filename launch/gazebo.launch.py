@@ -69,7 +69,12 @@ def generate_launch_description() -> LaunchDescription:
             executable='spawner',
             arguments=[*CONTROLLERS, '--param-file', controllers],
         ),
-        include('servo.launch.py', params_file=said('servo_params'), use_sim_time='true'),
+        include(
+            'servo.launch.py',
+            params_file=said('servo_params'),
+            use_sim_time='true',
+            command_timeout_s='0.2',  # two of the policy's periods
+        ),
         include(
             'policy.launch.py',
             condition=IfCondition(said('policy')),

@@ -13,5 +13,6 @@ def generate_launch_description() -> LaunchDescription:
         *deployment('servo.yaml'),
         argument('embodiment', 'Name or YAML file of the robot to move.'),
         argument('autostart', 'false: wait for a lifecycle manager.', 'true', MAYBE),
-        package_node('servo_node', embodiment=str, autostart=bool),
+        argument('command_timeout_s', 'Seconds without a twist until the arm brakes to rest.'),
+        package_node('servo_node', embodiment=str, autostart=bool, command_timeout_s=float),
     ])

@@ -67,6 +67,13 @@ def test_it_stops_by_itself_when_twists_end_and_says_why(ros):
     assert not drives.velocities()[count:].any()
 
 
+@pytest.mark.parametrize(('timeout_s', 'warned'), [(0.1, True), (0.2, False)])
+def test_a_time_out_shorter_than_two_commands_is_warned_of(ros, capfd, timeout_s, warned):
+    node = ros.add(ServoNode, command_timeout_s=timeout_s)  # for a robot of 10 Hz
+    assert node.bring_up()
+    assert ('set 0.2 unless' in capfd.readouterr().err) is warned
+
+
 def test_joints_are_taken_by_name_whatever_their_order(ros):
     drives = Drives(ros, 'joint_trajectory')
     drives.follows = False

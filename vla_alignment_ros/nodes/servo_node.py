@@ -88,6 +88,12 @@ class ServoNode(ManagedNode):
         chosen = self.settings.current
         embodiment = Embodiment.load(chosen.embodiment)
         servo = Servo(_kinematics(embodiment, chosen.urdf), chosen.config())
+        if chosen.command_timeout_s * embodiment.rate_hz < 2.0:
+            self.get_logger().warning(
+                f'{embodiment.name} is commanded at {embodiment.rate_hz:g} Hz: command_timeout_s '
+                f'{chosen.command_timeout_s:g} brakes it whenever a twist is late; set '
+                f'{2.0 / embodiment.rate_hz:g} unless something faster drives it'
+            )
         topics = ServoLoop.topics(chosen.output, chosen.gripper)
         # bound here: a period may still be under way when the node forgets all of this
         commands = self._commands = RawPublishers(self, topics)
