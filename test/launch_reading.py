@@ -52,13 +52,18 @@ def executables() -> set[str]:
 def schema(executable: str) -> dict[str, type]:
     """ROS name -> type of the parameters of one of our nodes."""
     pytest.importorskip('rclpy')
-    from vla_alignment_ros.nodes import job_schema, schemas, servo_parameters, training_parameters
+    from vla_alignment_ros.nodes import (
+        job_parameters,
+        schemas,
+        servo_parameters,
+        training_parameters,
+    )
 
     name = executable.removesuffix('_node').title() + 'Parameters'
     modules = (schemas, servo_parameters, training_parameters)
     found = {getattr(m, name) for m in modules if hasattr(m, name)}
     if executable == 'training_node':
-        found.add(job_schema.JobParameters)
+        found.add(job_parameters.JobParameters)
     assert found, executable
     known = {f.metadata['name'] or f.name: type(f.default) for kind in found for f in fields(kind)}
     return known | {'use_sim_time': bool}

@@ -11,7 +11,7 @@ from rclpy.parameter import Parameter
 import yaml
 
 from vla_alignment_ros.errors import ConfigError
-from vla_alignment_ros.nodes.job_schema import JobParameters
+from vla_alignment_ros.nodes.job_parameters import JobParameters
 from vla_alignment_ros.nodes.parameters import defaults, parameter, Parameters
 from vla_alignment_ros.nodes.schemas import (
     PolicyParameters,

@@ -1,6 +1,7 @@
 """The parameters of the nodes: one frozen dataclass each, the only place that says them.
 
-Those of servo_node are in `servo_parameters`, of training_node in `training_parameters`.
+Those of servo_node are in `servo_parameters`, of training_node in `training_parameters` and
+`job_parameters`.
 """
 
 from __future__ import annotations

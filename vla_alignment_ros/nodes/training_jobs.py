@@ -17,7 +17,7 @@ from std_srvs.srv import Trigger
 
 from vla_alignment_ros.errors import CheckpointError, ConfigError, VlaError
 from vla_alignment_ros.nodes.diagnostics import ERROR, OK, status_message, WARN
-from vla_alignment_ros.nodes.job_schema import JobParameters
+from vla_alignment_ros.nodes.job_parameters import JobParameters
 from vla_alignment_ros.nodes.offers import PolicyClient
 from vla_alignment_ros.nodes.parameters import Parameters
 from vla_alignment_ros.nodes.qos import advertise, latched

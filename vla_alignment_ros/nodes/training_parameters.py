@@ -1,4 +1,4 @@
-"""The parameters of training_node, but for those of training itself: see `job_schema`."""
+"""The parameters of training_node, but for those of training itself: see `job_parameters`."""
 
 from __future__ import annotations
 
