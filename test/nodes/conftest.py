@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 import threading
 from typing import Any
@@ -134,14 +135,26 @@ class Harness:
 
 
 @pytest.fixture
-def ros(ros_domain: int) -> Iterator[Harness]:
+def new_ros(ros_domain: int) -> Callable[[], AbstractContextManager[Harness]]:
+    """Makes harnesses, one after the other, in a ROS domain of their own."""
+
+    @contextmanager
+    def make() -> Iterator[Harness]:
+        with rclpy.init(domain_id=ros_domain):
+            harness = Harness()
+            try:
+                yield harness
+            finally:
+                harness.close()
+
+    return make
+
+
+@pytest.fixture
+def ros(new_ros: Callable[[], AbstractContextManager[Harness]]) -> Iterator[Harness]:
     """A harness in a ROS domain of its own."""
-    with rclpy.init(domain_id=ros_domain):
-        harness = Harness()
-        try:
-            yield harness
-        finally:
-            harness.close()
+    with new_ros() as harness:
+        yield harness
 
 
 @pytest.fixture(scope='session')

@@ -23,12 +23,10 @@ def processes() -> Any:
 
 
 def start_recorder(
-    name: str, folder: Path, domain_id: int, topics: Mapping[str, str], **parameters: object
+    name: str, folder: Path, domain_id: int, **parameters: object
 ) -> BaseProcess:
-    """Start a training node of that name and with other topics, which comes up by itself."""
+    """Start a training node of that name, which comes up by itself."""
     arguments = ['--ros-args', '-r', f'__node:={name}']
-    for topic, other in topics.items():
-        arguments += ['-r', f'{topic}:={other}']
     for key, value in {'folder': folder, 'autostart': 'true', **parameters}.items():
         arguments += ['-p', f'{key}:={value}']
     ros = {key: value for key, value in os.environ.items() if key.startswith(('ROS_', 'RMW_'))}
