@@ -26,6 +26,7 @@ from vla_alignment_ros.observation import ObservationAssembler
 
 CACHE_VERSION = 3  # raise it when the layout, or how a sample is made, changes
 MANIFEST = 'manifest.json'
+WORKER_BYTES = 512 * 2**20  # of recordings: reading them takes longer than starting a process
 _LOG = logging.getLogger(__name__)
 _T = TypeVar('_T')
 _R = TypeVar('_R')
@@ -52,12 +53,14 @@ def fill(
 ) -> None:
     """Write every array and the manifest of these episodes into an empty folder.
 
+    workers: processes to read with; 0: see `useful_workers`.
+
     Raises:
         DatasetError: an episode cannot be read and `skip_bad` is not set, or none can be read.
     """
     skipped: dict[str, str] = {}
     with (
-        _mapper(min(workers, len(episodes))) as run,
+        _mapper(min(workers or useful_workers(episodes), len(episodes))) as run,
         tqdm(total=2 * len(episodes), desc='dataset', unit='episode', disable=not progress) as bar,
     ):
         indices: list[EpisodeIndex] = []
@@ -88,6 +91,13 @@ def fill(
     if skipped:
         _LOG.warning('%d of %d episodes are left out: %s', len(skipped), len(episodes), skipped)
     _save(folder, embodiment, starts[-1], kept, skipped)
+
+
+def useful_workers(episodes: Sequence[Episode]) -> int:
+    """How many processes are worth their start: by the size of the recordings, and the cores."""
+    files = {path for episode in episodes for path in episode.files()}
+    size = sum(path.stat().st_size for path in files)
+    return min(len(os.sched_getaffinity(0)), 1 + size // WORKER_BYTES)
 
 
 def _try(function: Callable[[_T], _R], argument: _T) -> _R | DatasetError:

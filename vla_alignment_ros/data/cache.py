@@ -131,7 +131,7 @@ def build_cache(
     Args:
         episodes: or the paths of bags; their order is the order of the rows.
         skip_bad: leave damaged episodes out, with one warning, instead of raising.
-        workers: processes to read with.
+        workers: processes to read with; 0: as many as cores and recordings are worth.
         progress: show a progress bar.
 
     Raises:

@@ -307,7 +307,7 @@ def load_dataset(
         cache_dir: default is a hidden folder in the first root, or beside a list's first episode.
         only_successful: leave out episodes that are marked as failed.
         skip_bad: leave out damaged episodes with a warning, instead of raising.
-        workers: processes that build the cache.
+        workers: processes that build the cache; 0: as many as cores and recordings are worth.
         progress: show a bar while it is built.
 
     Raises:

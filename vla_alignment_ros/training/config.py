@@ -34,8 +34,8 @@ class DataConfig:
     """Use what recorders noted about pixels and scenes; false trains as if nobody had."""
     mislabel: float = 0.0
     """Share of the training episodes that are given a wrong sentence, to test robustness."""
-    workers: int = 1
-    """Processes that build the cache."""
+    workers: int = 0
+    """Processes that build the cache; 0: as many as cores and recordings are worth."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import pytest
 from recordings import make_embodiment, Recorder
 import torch
 
+from vla_alignment_ros.data import build
 from vla_alignment_ros.data import cache as cache_module
-from vla_alignment_ros.data.bag import find_episodes
+from vla_alignment_ros.data.bag import EpisodeReader, find_episodes
 from vla_alignment_ros.data.cache import DatasetCache
 from vla_alignment_ros.data.dataset import (
     DemonstrationDataset,
@@ -53,7 +54,19 @@ def demos(recorded, recorder):
 # -- what is in a batch -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('workers', [1, 2])
+def test_more_processes_read_where_there_is_more_to_read_and_more_cores(demos, monkeypatch):
+    episodes = [EpisodeReader(path) for path in find_episodes(demos)]
+    cores = set(range(4))
+    monkeypatch.setattr(build.os, 'sched_getaffinity', lambda pid: cores)
+    size = sum(path.stat().st_size for episode in episodes for path in episode.files())
+    found = []
+    for share in (2, 1, 0.5, 0.2, 0.01):
+        monkeypatch.setattr(build, 'WORKER_BYTES', int(size * share) + 1)
+        found.append(build.useful_workers(episodes))
+    assert found == [1, 1, 2, 4, 4]
+
+
+@pytest.mark.parametrize('workers', [0, 2])
 def test_batches_hold_exactly_what_the_episodes_hold(demos, workers):
     dataset = load(demos, horizon=3, workers=workers).train
     batch = dataset.get_batch(np.arange(len(dataset)))
