@@ -4,8 +4,8 @@ The numbers are read out of the compiled MuJoCo model, so they cannot drift apar
 in it: it is spawned from the same URDF (`urdf/tabletop_arm.gazebo.xacro`). `tools/make_world.py`
 writes the file.
 
-Two things have no counterpart: MuJoCo's lamp on the camera (its light is added to the ambient
-light) and the damping of single free joints.
+Two things have no counterpart: MuJoCo's lamp on whichever camera looks (here it shines from the
+fixed camera, for all of them) and the damping of single free joints.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def world_sdf(scene: SceneSpec, embodiment: Embodiment) -> str:
     root.append(ElementTree.Comment(NOTE))
     world = SubElement(root, 'world', name=WORLD)
     _settings(world, model)
+    fixed = [c for c in embodiment.cameras if model.cam_bodyid[model.camera(c.name).id] == 0]
+    _lights(world, model, [model.camera(camera.name).id for camera in fixed])
     for body in range(model.nbody):
         if model.body_parentid[body] == 0 and model.body(body).name != embodiment.base_link:
             _body(world, model, body)
-    for camera in embodiment.cameras:
-        number = model.camera(camera.name).id
-        if model.cam_bodyid[number] == 0:
-            _fixed_camera(world, model, number, camera, embodiment.rate_hz)
+    for camera in fixed:
+        _fixed_camera(world, model, camera, embodiment.rate_hz)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding='unicode', xml_declaration=True) + '\n'
 
@@ -112,18 +112,49 @@ def _settings(world: Element, model: mujoco.MjModel) -> None:
         if filename == 'gz-sim-sensors-system':
             _text(plugin, 'render_engine', 'ogre2')
     _text(world, 'gravity', _numbers(model.opt.gravity))
-    head = model.vis.headlight
     scene = SubElement(world, 'scene')
-    _text(scene, 'ambient', _rgba(np.array(head.ambient) + np.array(head.diffuse)))
+    _text(scene, 'ambient', _rgba(model.vis.headlight.ambient))
     _text(scene, 'background', _rgba(np.zeros(3)))  # as MuJoCo draws where nothing is
     _text(scene, 'shadows', 'false')
+
+
+def _lights(world: Element, model: mujoco.MjModel, cameras: list[int]) -> None:
+    """The lamps of the scene, and the headlight as a lamp at each of these cameras."""
     for number in range(model.nlight):
-        light = SubElement(world, 'light', name=model.light(number).name, type='directional')
-        _text(light, 'pose', f'{_numbers(model.light_pos[number])} 0 0 0')
-        _text(light, 'cast_shadows', 'false')
-        _text(light, 'diffuse', _rgba(model.light_diffuse[number]))
-        _text(light, 'specular', _rgba(model.light_specular[number]))
-        _text(light, 'direction', _numbers(model.light_dir[number]))
+        _light(
+            world,
+            model.light(number).name,
+            model.light_pos[number],
+            model.light_dir[number],
+            model.light_diffuse[number],
+            model.light_specular[number],
+        )
+    head = model.vis.headlight
+    for number in cameras:
+        _light(
+            world,
+            f'{model.camera(number).name}_headlight',
+            model.cam_pos[number],
+            -_matrix(model.cam_quat[number])[:, 2],
+            np.asarray(head.diffuse) / len(cameras),
+            np.asarray(head.specular) / len(cameras),
+        )
+
+
+def _light(
+    world: Element,
+    name: str,
+    position: np.ndarray,
+    direction: np.ndarray,
+    diffuse: np.ndarray,
+    specular: np.ndarray,
+) -> None:
+    light = SubElement(world, 'light', name=name, type='directional')
+    _text(light, 'pose', f'{_numbers(position)} 0 0 0')
+    _text(light, 'cast_shadows', 'false')
+    _text(light, 'diffuse', _rgba(diffuse))
+    _text(light, 'specular', _rgba(specular))
+    _text(light, 'direction', _numbers(direction))
 
 
 def _body(world: Element, model: mujoco.MjModel, body: int) -> None:
@@ -147,7 +178,7 @@ def _body(world: Element, model: mujoco.MjModel, body: int) -> None:
 
 
 def _fixed_camera(
-    world: Element, model: mujoco.MjModel, number: int, camera: Camera, rate_hz: float
+    world: Element, model: mujoco.MjModel, camera: Camera, rate_hz: float
 ) -> None:
     position, rpy = sensor_pose(model, camera.name)
     pose = f'{_numbers(position)} {_numbers(rpy)}'

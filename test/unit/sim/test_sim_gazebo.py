@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 import shutil
@@ -18,9 +19,16 @@ from vla_alignment_ros.embodiment import Camera, Embodiment
 from vla_alignment_ros.kinematics import ForwardKinematics
 from vla_alignment_ros.resources import package_path, resolve_resource
 from vla_alignment_ros.sim.gazebo import default_scene, SYSTEMS, world_sdf
-from vla_alignment_ros.sim.scene import build_model, SHAPES, tray_center, TRAY_COLORS
+from vla_alignment_ros.sim.scene import (
+    build_model,
+    FRONT_PITCH_RAD,
+    SHAPES,
+    tray_center,
+    TRAY_COLORS,
+)
 from vla_alignment_ros.sim.stream import CAMERA_INFO, optical_frame
-from vla_alignment_ros.sim.tasks import HOME_RANGE_M, HOME_XYZ_M
+from vla_alignment_ros.sim.tasks import HOME_RANGE_M, HOME_XYZ_M, sample_episode
+from vla_alignment_ros.sim.world import SceneConfig, TabletopWorld
 
 TABLETOP = Embodiment.load('tabletop')
 WORLD = package_path('worlds', 'tabletop.sdf')
@@ -119,6 +127,39 @@ def test_what_can_move_has_an_inertia_that_a_body_can_have(world, scene):
         body = scene.body(model.get('name').replace('_', ' '))
         assert sorted(diagonal) == pytest.approx(sorted(body.inertia), rel=1e-5)
         assert diagonal.min() > 0 and diagonal.sum() > 2 * diagonal.max()
+
+
+def lit(world: ElementTree.Element, normal: np.ndarray, off: str = '') -> float:
+    """How bright a matt white surface that faces along `normal` (3,) is drawn, 0 to 1.
+
+    off: name of a light that is not switched on.
+    """
+    level = numbers(world, 'scene/ambient')[0]
+    for light in world.findall('light'):
+        if light.get('name') != off:
+            facing = -numbers(light, 'direction') @ normal
+            level += numbers(light, 'diffuse')[0] * max(0.0, facing)
+    return min(1.0, float(level))
+
+
+def test_the_table_is_as_bright_as_in_mujoco(world):
+    episode = dataclasses.replace(sample_episode(0, 'seen'), scene=default_scene())
+    camera = TABLETOP.cameras[0]
+    with TabletopWorld(SceneConfig()) as simulated:
+        simulated.reset(episode)
+        picture = simulated.render(camera.name, camera.width, camera.height)
+    table = numbers(models(world)['table'], 'link/visual/material/diffuse')[:3]
+    up = np.array([0.0, 0.0, 1.0])
+    seen = np.median(picture.reshape(-1, 3), axis=0) / 255  # most of the picture is the table
+    assert lit(world, up) * table == pytest.approx(seen, abs=0.015)
+
+
+def test_what_faces_the_camera_is_brighter_than_what_turns_away(world, scene):
+    head = scene.vis.headlight
+    backwards = np.array([-1.0, 0.0, 0.0])  # the camera looks from +x, downwards
+    assert lit(world, backwards, off='lamp') == pytest.approx(head.ambient[0])
+    forwards = head.ambient[0] + head.diffuse[0] * math.cos(FRONT_PITCH_RAD)
+    assert lit(world, -backwards, off='lamp') == pytest.approx(forwards, abs=0.01)
 
 
 def test_nothing_is_named_that_would_have_to_be_downloaded(world):
