@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,8 @@ from vla_alignment_ros.errors import ConfigError
 NO_ID = -1  # of rows that were never filled; group ids are ≥ 0
 GROUP = 16  # keys of which the miner first looks at the best only
 QUERY_ROWS = 1024  # queries that are mined at a time
-BUFFER_ENTRIES = 2**22  # similarities held at a time: 16 MiB in float32
+BUFFER_ENTRIES = {'cpu': 2**19, 'other': 2**24}  # numbers in a buffer: a core's cache holds few
+TOPK_COLUMNS = 400  # for each entry `topk` shall find: it is slow where it sees few at a time
 
 
 class MemoryBank(nn.Module):
@@ -186,8 +188,8 @@ class HardNegativeMiner(nn.Module):
     ) -> HardNegatives:
         """The `negatives` most similar keys with another id: exact, not approximate.
 
-        Memory beside the arguments: `BUFFER_ENTRIES` similarities twice, and for `QUERY_ROWS`
-        queries the maxima of all groups.
+        Memory beside the arguments: for `QUERY_ROWS` queries a few buffers of `BUFFER_ENTRIES` and
+        one of `TOPK_COLUMNS` maxima per negative; it does not grow with Q.
 
         Args:
             queries, query_ids: (B, E), (B,).
@@ -252,65 +254,91 @@ def _most_similar(
     pass over memory; `topk`, which is not, sees one number per group, and then the entries of K
     groups, which are scored again.
     """
-    best = _group_maxima(queries, query_ids, keys, key_ids, key_order, refused_keys)  # (n, G)
-    chosen = best.topk(min(count, best.shape[1]), sorted=False).indices
-    steps = torch.arange(GROUP, device=keys.device)
-    place = (chosen.unsqueeze(2) * GROUP + steps).flatten(1)  # (n, C)
-    beyond = place >= len(keys)  # the last group may not be full
+    step = _rows_that_fit(len(queries) * GROUP, -(-len(keys) // GROUP), keys.device) * GROUP
+    apart = step // GROUP
+    chosen = _best_groups(queries, query_ids, keys, key_ids, key_order, refused_keys, step, count)
+    first = torch.div(chosen, apart, rounding_mode='floor') * step + chosen % apart
+    members = torch.arange(0, step, apart, device=keys.device)
+    place = (first.unsqueeze(2) + members).flatten(1)  # (n, C)
+    beyond = place >= len(keys)  # the last block may not be full
     place = place.masked_fill(beyond, 0)
     refused = beyond | (key_ids[place] == query_ids.unsqueeze(1))
     candidates = key_order[place]
     if refused_keys is not None:
         refused |= refused_keys.gather(1, candidates)
-    similarity = queries.new_empty(place.shape)
-    rows = min(len(queries), max(1, BUFFER_ENTRIES // (place.shape[1] * keys.shape[1])))
-    buffer = queries.new_empty(rows * place.shape[1], keys.shape[1])
-    for start in range(0, len(queries), rows):
-        part = slice(start, min(start + rows, len(queries)))
-        wanted = candidates[part].flatten()
-        again = torch.index_select(keys, 0, wanted, out=buffer[: len(wanted)])
-        again = again.view(-1, *candidates.shape[1:], keys.shape[1])  # (rows, C, E)
-        torch.bmm(again, queries[part].unsqueeze(2), out=similarity[part].unsqueeze(2))
-    values, within = similarity.masked_fill_(refused, float('-inf')).topk(
-        min(count, place.shape[1])
-    )
+    similarity = _scored_again(queries, keys, candidates).masked_fill_(refused, float('-inf'))
+    values, within = similarity.topk(min(count, place.shape[1]))
     missing = (0, count - values.shape[1])
     index = F.pad(candidates.gather(1, within), missing)
     return index, F.pad(values > float('-inf'), missing)
 
 
-def _group_maxima(
+def _rows_that_fit(width: int, rows: int, device: torch.device) -> int:
+    """How many of the rows a buffer of so many columns holds, at least 1."""
+    entries = BUFFER_ENTRIES['cpu' if device.type == 'cpu' else 'other']
+    return max(1, min(rows, entries // width))
+
+
+def _scored_again(
+    queries: torch.Tensor, keys: torch.Tensor, candidates: torch.Tensor
+) -> torch.Tensor:
+    """(n, C) similarity of each query with its candidates (n, C) among the keys."""
+    similarity = queries.new_empty(candidates.shape)
+    rows = _rows_that_fit(candidates.shape[1] * keys.shape[1], len(queries), keys.device)
+    buffer = queries.new_empty(rows * candidates.shape[1], keys.shape[1])
+    for start in range(0, len(queries), rows):
+        part = slice(start, start + rows)
+        wanted = candidates[part].flatten()
+        again = torch.index_select(keys, 0, wanted, out=buffer[: len(wanted)])
+        again = again.view(-1, candidates.shape[1], keys.shape[1])  # (rows, C, E)
+        torch.bmm(again, queries[part].unsqueeze(2), out=similarity[part].unsqueeze(2))
+    return similarity
+
+
+def _best_groups(
     queries: torch.Tensor,
     query_ids: torch.Tensor,
     keys: torch.Tensor,
     key_ids: torch.Tensor,
     key_order: torch.Tensor,
     refused_keys: torch.Tensor | None,
+    step: int,
+    count: int,
 ) -> torch.Tensor:
-    """(n, G) the best similarity of each query in each group of keys, what is refused left out."""
+    """(n, ≤ count) the groups with the best maxima of each query, what is refused left out.
+
+    Keys are taken `step` at a time. A group is those that lie step / GROUP apart in such a block,
+    so that the maxima of many groups are taken at once, side by side. All buffers are used again
+    and again: memory that was never touched costs more than what is done with it.
+    """
     ids, counts = query_ids.unique_consecutive(return_counts=True)
     first_row = [0, *counts.cumsum(0).tolist()]
     left = torch.searchsorted(key_ids, ids).tolist()
     right = torch.searchsorted(key_ids, ids, right=True).tolist()
-    groups = -(-len(keys) // GROUP)
-    maxima = queries.new_empty(groups, len(queries))
-    step = max(1, BUFFER_ENTRIES // (len(queries) * GROUP)) * GROUP  # keys at a time
-    buffer = queries.new_empty(min(step, groups * GROUP), len(queries))
-    sorted_keys = keys.new_empty(min(step, len(keys)), keys.shape[1])
-    for start in range(0, len(keys), step):
-        stop = min(start + step, len(keys))
-        some = sorted_keys[: stop - start]
-        torch.index_select(keys, 0, key_order[start:stop], out=some)
-        similarity = buffer[: -(-(stop - start) // GROUP) * GROUP]
-        torch.mm(some, queries.T, out=similarity[: stop - start])
-        similarity[stop - start :] = float('-inf')
+    apart, blocks = step // GROUP, -(-len(keys) // step)
+    together = min(blocks, -(-TOPK_COLUMNS * count // apart))  # blocks whose maxima fill a buffer
+    similarity, maxima = (queries.new_empty(len(queries), n) for n in (step, together * apart))
+    some = keys.new_zeros(step, keys.shape[1])
+    values, groups = [], []
+    for block in range(blocks):
+        start, stop = block * step, min((block + 1) * step, len(keys))
+        torch.index_select(keys, 0, key_order[start:stop], out=some[: stop - start])
+        torch.mm(queries, some.T, out=similarity)
+        similarity[:, stop - start :] = float('-inf')
         if refused_keys is not None:
             other = refused_keys[:, key_order[start:stop]]
-            similarity[: stop - start].masked_fill_(other.T, float('-inf'))
-        for row, (lower, upper) in enumerate(zip(left, right)):
-            if lower < stop and upper > start:
-                same = slice(max(lower - start, 0), upper - start)
-                similarity[same, first_row[row] : first_row[row + 1]] = float('-inf')
-        block = similarity.view(-1, GROUP, len(queries))
-        torch.amax(block, 1, out=maxima[start // GROUP : start // GROUP + len(block)])
-    return maxima.T.contiguous()
+            similarity[:, : stop - start].masked_fill_(other, float('-inf'))
+        for row in range(bisect_right(right, start), bisect_left(left, stop)):
+            same = slice(max(left[row] - start, 0), right[row] - start)
+            similarity[first_row[row] : first_row[row + 1], same] = float('-inf')
+        begin = block % together * apart
+        block_maxima = maxima[:, begin : begin + apart]
+        torch.amax(similarity.view(len(queries), GROUP, apart), 1, out=block_maxima)
+        if begin + apart == maxima.shape[1] or block == blocks - 1:
+            filled = maxima[:, : begin + apart]
+            best = filled.topk(min(count, filled.shape[1]), sorted=False)
+            values.append(best.values)
+            groups.append(best.indices + (block // together * together) * apart)
+    best = torch.cat(values, 1)
+    best = best.topk(min(count, best.shape[1]), sorted=False).indices
+    return torch.cat(groups, 1).gather(1, best)

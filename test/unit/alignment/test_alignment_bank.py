@@ -119,20 +119,22 @@ def reference(queries, query_ids, keys, key_ids, count):
 @given(
     seed=st.integers(0, 10_000),
     queries=st.integers(1, 9),
-    keys=st.integers(0, 150),
+    keys=st.integers(0, 400),
     groups=st.integers(1, 6),
     count=st.integers(1, 40),
     entries=st.sampled_from([16, 200, 2**22]),
     rows=st.sampled_from([2, 1024]),
+    columns=st.sampled_from([1, 3, 400]),
 )
 @settings(max_examples=80, deadline=None)
 def test_the_miner_finds_exactly_the_most_similar_rows_with_another_id(
-    seed, queries, keys, groups, count, entries, rows
+    seed, queries, keys, groups, count, entries, rows, columns
 ):
     inputs = scene(seed, queries, keys, groups)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, 'BUFFER_ENTRIES', entries)
+        patch.setattr(module, 'BUFFER_ENTRIES', {'cpu': entries})
         patch.setattr(module, 'QUERY_ROWS', rows)
+        patch.setattr(module, 'TOPK_COLUMNS', columns)
         found = HardNegativeMiner(count).mine(*inputs)
     assert found.index.shape == found.valid.shape == (queries, count)
     for row, expected in enumerate(reference(*inputs, count)):
@@ -150,8 +152,9 @@ def test_refused_pairs_are_never_mined_and_all_others_are(seed, keys, share):
     generator = torch.Generator().manual_seed(seed)
     refused = torch.rand(7, keys, generator=generator) < share
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, 'BUFFER_ENTRIES', 200)
+        patch.setattr(module, 'BUFFER_ENTRIES', {'cpu': 200})
         patch.setattr(module, 'QUERY_ROWS', 3)
+        patch.setattr(module, 'TOPK_COLUMNS', 1)
         found = HardNegativeMiner(5).mine(queries, query_ids, bank, bank_ids, refused)
     for row in range(7):
         left = ~refused[row]
