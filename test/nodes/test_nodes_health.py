@@ -14,6 +14,7 @@ from vla_alignment_ros.nodes import health
 from vla_alignment_ros.nodes.health import Arrivals
 from vla_alignment_ros.nodes.policy_node import PolicyNode
 from vla_alignment_ros.nodes.qos import latched
+from vla_alignment_ros.policy.policy import pick_device
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 FRONT, JOINTS = 'front/image_raw', 'joint_states'
@@ -89,7 +90,7 @@ def test_the_status_holds_all_there_is_to_know(ros, checkpoint):
     found = values(status)
     assert KEYS <= set(found), KEYS - set(found)
     assert found['checkpoint'] == str(checkpoint)
-    assert (found['device'], found['threads'], found['gate']) == ('cpu', '1', 'go')
+    assert (found['device'], found['threads'], found['gate']) == (str(pick_device()), '1', 'go')
     assert status.hardware_id == 'tabletop'
     assert (status.level, status.message) == (OK, 'go')
 

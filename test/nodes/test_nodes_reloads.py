@@ -362,7 +362,7 @@ def test_before_it_is_configured_a_reload_is_refused_and_the_parameter_waits(
 def test_one_thread_is_kept_unless_more_of_them_are_faster(ros, checkpoint, monkeypatch):
     measured = []
     monkeypatch.setattr(models, 'fastest_threads', lambda work: measured.append(work()) or 1)
-    ros.add(PolicyNode, checkpoint=str(checkpoint), threads=0)
+    ros.add(PolicyNode, checkpoint=str(checkpoint), threads=0, device='cpu')
     assert ros.transition(NODE, 'configure')
     assert len(measured) == 1 and measured[0] > 0.0
     assert set_checkpoint(ros, checkpoint).successful

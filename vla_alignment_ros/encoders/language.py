@@ -160,7 +160,8 @@ class LanguageTower(nn.Module):
         shown = words
         if withheld is not None:
             nothing = self.bert.embeddings.word_embeddings.weight[MASK_ID]
-            shown = torch.lerp(words, nothing.expand_as(words), withheld.unsqueeze(-1))
+            share = withheld.to(words.dtype).unsqueeze(-1)  # autocast makes it half as wide
+            shown = torch.lerp(words, nothing.expand_as(words), share)
         tokens = self.bert(inputs_embeds=shown, attention_mask=seen.long()).last_hidden_state
         weight = mask.unsqueeze(-1).to(tokens.dtype)  # (B, L, 1)
         pooled = (tokens * weight).sum(1) / weight.sum(1).clamp_min(1)

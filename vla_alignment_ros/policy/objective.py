@@ -12,12 +12,13 @@ Shapes: B batch, N image tokens, L words, H horizon, D width, as in `model`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TYPE_CHECKING
 
 import torch
 
-from vla_alignment_ros.alignment.base import AlignmentInputs, Labels
+from vla_alignment_ros.alignment.base import AlignmentInputs, AlignmentOutput, Labels
+from vla_alignment_ros.alignment.heads import precise
 from vla_alignment_ros.alignment.labels import cell_labels
 from vla_alignment_ros.encoders.language import LanguageFeatures
 from vla_alignment_ros.encoders.vision import running_norms, VisionFeatures
@@ -160,7 +161,7 @@ def compare(
             **rows.vectors,
             **told,
         )
-        output = model.alignment(inputs)
+        output = _aligned(model, inputs)
         for name, value in output.losses.items():
             losses[f'align_{name}'] = weights['alignment'] * value
         diagnostics.update(output.diagnostics)
@@ -168,3 +169,29 @@ def compare(
             losses['align_hindsight'], found = hindsight.grounding_loss(rows.terms)
             diagnostics.update(found)
     return losses, diagnostics
+
+
+def _aligned(model: VlaModel, inputs: AlignmentInputs) -> AlignmentOutput:
+    """The alignment's losses, in full precision also where the towers computed in half of it.
+
+    Similarities are told apart by their third digit, and a temperature multiplies the error.
+    """
+    kind = inputs.group.device.type
+    if torch.is_autocast_enabled(kind):
+        # what a strategy reads for itself costs as much as the towers: still in half
+        keys = inputs.keys or model.alignment.keys(inputs.images, inputs.language.ids)
+        inputs = _in_full(replace(inputs, keys=keys))
+    with torch.autocast(kind, enabled=False):
+        return model.alignment(inputs)
+
+
+def _in_full(value: Any) -> Any:
+    """Every floating-point tensor in it in a precise type; the rest as it is."""
+    if isinstance(value, torch.Tensor):
+        return precise(value) if value.is_floating_point() else value
+    if isinstance(value, Mapping):
+        return {name: _in_full(item) for name, item in value.items()}
+    if is_dataclass(value):
+        names = [field.name for field in fields(value) if field.init]
+        return replace(value, **{name: _in_full(getattr(value, name)) for name in names})
+    return value

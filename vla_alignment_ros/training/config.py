@@ -161,6 +161,9 @@ class TrainConfig:
     """Steps between log entries."""
     validate_every: int = 1000
     """Steps between validations; each also writes the checkpoint so far."""
+    precision: str = 'auto'
+    """What the networks compute in: 'float32', 'bfloat16' (weights and losses stay float32), or
+    'auto': bfloat16 on a GPU that is made for it, else float32."""
     threads: int = 0
     """Torch threads per process; 0 measures one against all and keeps the faster."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from vla_alignment_ros.encoders.pretrained_towers import Backbone
+from vla_alignment_ros.errors import ConfigError
 
 # embeddings of position, time and camera, and log temperatures: no matrices, so no decay
 NOT_DECAYED = ('embedding', 'log_sharpness', 'vision.camera', 'action.time', 'head.position')
@@ -43,6 +44,19 @@ def parameter_groups(
         {'params': parameters, 'weight_decay': decay, 'share': share}
         for (share, decay), parameters in groups.items()
     ]
+
+
+def network_dtype(precision: str) -> torch.dtype:
+    """What `TrainConfig.precision` means on this machine; `ConfigError` for another word."""
+    if precision == 'auto':
+        made_for_it = torch.cuda.is_available() and torch.cuda.is_bf16_supported(
+            including_emulation=False
+        )
+        return torch.bfloat16 if made_for_it else torch.float32
+    known = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
+    if precision not in known:
+        raise ConfigError(f'precision {precision!r} is none of auto, {", ".join(known)}')
+    return known[precision]
 
 
 def learning_rate(step: int, steps: int, warmup: int, final: float) -> float:

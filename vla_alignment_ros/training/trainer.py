@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 import hashlib
 import json
 from pathlib import Path
@@ -37,6 +38,7 @@ from vla_alignment_ros.training.config import TrainConfig
 from vla_alignment_ros.training.finetune import Start
 from vla_alignment_ros.training.optimization import (
     learning_rate,
+    network_dtype,
     parameter_groups,
     renew_norms,
 )
@@ -87,10 +89,14 @@ class Trainer:
         self.config, self.out, self.data = config, out, data
         require_parts(config.optimizer.batch, config.optimizer.parts)
         self.accelerator = Accelerator(
-            mixed_precision='bf16' if torch.cuda.is_available() else 'no',
+            mixed_precision='no',  # ours is `precision`: a run has its own, not its process
             cpu=not torch.accelerator.is_available(),  # or processes would not find each other
         )
         self.device = self.accelerator.device
+        dtype = network_dtype(config.precision)
+        self.autocast = partial(
+            torch.autocast, self.device.type, dtype, enabled=dtype != torch.float32
+        )
         d, o = config.data, config.optimizer
         tokenizer = None
         if start is None:  # first, so that a model that is missing starts nothing
@@ -192,7 +198,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         losses, diagnostics, total = learn(
             self.model, batch, weights, generator, o.parts,
-            self.accelerator.autocast, self.accelerator.backward,
+            self.autocast, self.accelerator.backward,
         )  # fmt: skip
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), o.clip_norm)
         if not bool(torch.isfinite(norm)):

@@ -51,7 +51,7 @@ def test_momentum_copies_begin_with_the_weights_too(lasting_demos, tmp_path):
     }
     given = weights(first)
     assert copies.keys() == {name for name in given if name.startswith('vision.')}
-    assert all(torch.equal(value, given[name]) for name, value in copies.items())
+    assert all(torch.equal(value.cpu(), given[name]) for name, value in copies.items())
 
 
 def test_new_words_are_learned_beside_the_known_ones(trained, tmp_path):

@@ -23,6 +23,16 @@ def gradients(model):
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+def half():
+    """What a GPU computes networks in."""
+    return torch.autocast('cpu', torch.bfloat16)
+
+
+def float_batch():
+    return {k: v.float() if torch.is_tensor(v) and v.dtype == torch.double else v
+            for k, v in joint_batch().items()}  # fmt: skip
+
+
 def close(ours, expected):
     assert ours.keys() == expected.keys()
     for name, value in expected.items():
@@ -48,6 +58,30 @@ def test_a_batch_in_parts_has_the_losses_and_gradients_of_the_whole(alignment):
     for one in (model, parted):
         one.alignment.after_step()
     close(parted.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize(
+    'alignment, parts', [*((name, 1) for name in COMPOSITIONS), ('vla+grounded', 4), ('align', 4)]
+)
+def test_networks_in_half_precision_are_contrasted_in_full(alignment, parts):
+    model, batch = double_model(alignment).float(), float_batch()
+    expected, _, _ = learn(copy.deepcopy(model), batch, WEIGHTS, seeded(1))
+    seen = []
+
+    def note(_, args):
+        (inputs,) = args
+        tensors = [inputs.vision.tokens, inputs.language.pooled, *inputs.keys.values()]
+        seen.append({t.dtype for t in (*tensors, inputs.fused, inputs.action)})
+        seen.append(torch.is_autocast_enabled('cpu'))
+
+    model.alignment.register_forward_pre_hook(note)
+    losses, _, total = learn(model, batch, WEIGHTS, seeded(1), parts, half)
+    model.alignment.after_step()
+    assert seen[-2:] == [{torch.float32}, False] and total.dtype == torch.float32
+    for name, value in expected.items():
+        assert float(losses[name]) == pytest.approx(float(value), rel=0.1, abs=0.05), name
+    for name, gradient in gradients(model).items():
+        assert gradient.dtype == torch.float32 and torch.isfinite(gradient).all(), name
 
 
 def test_parts_on_their_own_would_have_another_contrast():

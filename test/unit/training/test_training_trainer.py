@@ -138,6 +138,18 @@ def test_two_processes_train_stop_together_and_resume_to_equal_weights(demos, tm
     assert equal(trained, weights(tmp_path / 'part' / 'checkpoint'))
 
 
+def test_a_run_in_half_precision_keeps_whole_weights_and_resumes_exactly(demos, tmp_path):
+    settings = config(precision='bfloat16')
+    whole = Trainer(settings, [demos], tmp_path / 'whole')
+    end = weights(whole.run())
+    assert {p.dtype for p in whole.model.parameters()} == {torch.float32}
+    part = Trainer(settings, [demos], tmp_path / 'part')
+    part.run(on_progress=lambda now: now['step'] == 4 and signal.raise_signal(signal.SIGINT))
+    resumed = Trainer(settings, [demos], tmp_path / 'part').run(resume=True)
+    assert equal(weights(resumed), end)
+    assert not equal(weights(Trainer(config(), [demos], tmp_path / 'full').run()), end)
+
+
 def test_same_seed_same_weights_and_another_seed_others(demos, tmp_path):
     runs = [
         weights(Trainer(config(seed=seed), [demos], tmp_path / name).run())
