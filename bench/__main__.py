@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 import os
@@ -10,18 +12,28 @@ import shlex
 import sys
 import tempfile
 import time
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
-from bench.registry import choose, ROWS, runner
-from bench.results import BenchSettings, machine, page, read, Row, terminal_table, write
+from bench.registry import choose, rows_on, runner
+from bench.results import (
+    BenchError,
+    BenchSettings,
+    machine,
+    page,
+    read,
+    Row,
+    terminal_table,
+    write,
+)
 from vla_alignment_ros.errors import VlaError
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'bench' / 'results.json'
+GPU_RESULTS = ROOT / 'bench' / 'results_gpu.json'
 PAGE = ROOT / 'docs' / 'performance.md'
-NEEDS_CHECKPOINT = ('P1', 'P1T', 'P3', 'P6', 'P14', 'P15', 'P16', 'P17')
+NEEDS_CHECKPOINT = ('G1', 'P1', 'P1T', 'P3', 'P6', 'P14', 'P15', 'P16', 'P17')
 
 
 @dataclass(frozen=True)
@@ -36,8 +48,11 @@ class Options:
     """A few turns on tiny inputs: shows that it works, the figures mean nothing."""
     threads: int = 1
     """Torch threads."""
+    device: Literal['cpu', 'cuda'] = 'cpu'
+    """'cuda': the rows that a GPU changes, on the GPU; 'cpu': all rows, and none sees a GPU."""
     out: Path | None = None
-    """Results file; by default bench/results.json, and only after a whole run."""
+    """Results file; by default bench/results.json (results_gpu.json on a GPU), and only after a
+    whole run."""
     table: bool = False
     """Measure nothing: write docs/performance.md from bench/results.json."""
 
@@ -49,10 +64,32 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.table:
             return _write_page(options.out or RESULTS)
-        return _run(options, _command(arguments))
+        with _device(options.device):
+            return _run(options, _command(arguments))
     except VlaError as error:
         print(f'bench: {error}', file=sys.stderr)
         return 2
+
+
+@contextmanager
+def _device(name: str) -> Iterator[None]:
+    """This process and its children see the GPU, or none of them does."""
+    if name == 'cuda':
+        import torch
+
+        if not torch.cuda.is_available():
+            raise BenchError('torch sees no GPU: leave out --device cuda')
+        yield
+        return
+    seen = os.environ.get('CUDA_VISIBLE_DEVICES')
+    os.environ['CUDA_VISIBLE_DEVICES'] = ''
+    try:
+        yield
+    finally:
+        if seen is None:
+            del os.environ['CUDA_VISIBLE_DEVICES']
+        else:
+            os.environ['CUDA_VISIBLE_DEVICES'] = seen
 
 
 def _command(arguments: list[str]) -> str:
@@ -66,13 +103,14 @@ def _command(arguments: list[str]) -> str:
 
 def _write_page(results: Path) -> int:
     PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page(*read(results)), encoding='utf-8')
+    gpu = read(GPU_RESULTS) if GPU_RESULTS.exists() else None
+    PAGE.write_text(page(*read(results), gpu), encoding='utf-8')
     print(f'wrote {PAGE.relative_to(ROOT)}')
     return 0
 
 
 def _run(options: Options, command: str) -> int:
-    keys = choose(options.rows)
+    keys = choose(options.rows, options.device)
     about = {
         'command': command,
         'date': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
@@ -89,13 +127,16 @@ def _run(options: Options, command: str) -> int:
             start = time.monotonic()
             scratch = Path(folder) / key
             scratch.mkdir()
-            settings = BenchSettings(options.checkpoint, scratch, options.quick, options.threads)
+            settings = BenchSettings(
+                options.checkpoint, scratch, options.quick, options.threads, options.device
+            )
             rows.append(runner(key)(settings))
             print(f'{time.monotonic() - start:.0f} s', file=sys.stderr)
     about['load_1min_after'] = round(os.getloadavg()[0], 2)
     print(terminal_table(rows))
-    whole = keys == list(ROWS) and not options.quick
-    path = options.out or (RESULTS if whole else None)
+    whole = keys == list(rows_on(options.device)) and not options.quick
+    published = RESULTS if options.device == 'cpu' else GPU_RESULTS
+    path = options.out or (published if whole else None)
     if path is not None:
         write(path, rows, about)
         print(f'wrote {path}')

@@ -18,12 +18,13 @@ def run(settings: BenchSettings) -> Row:
     batch = settings.size(BATCH, 1024)
     samples = take_turns(
         {
-            side: lambda side=side: _peak_mib(side, batch, settings.threads)
+            side: lambda side=side: _peak_mib(side, batch, settings)
             for side in (OURS, BASELINE)
         },
         rounds=settings.size(3, 1),
         warm_up=0,
     )
+    kind = 'resident memory' if settings.device == 'cpu' else "memory of the GPU's own"
     return Row(
         key='P7M',
         title=f'contrastive loss, peak memory, B {batch}, D {WIDTH}',
@@ -31,7 +32,7 @@ def run(settings: BenchSettings) -> Row:
         ours=samples[OURS].p50,
         baseline=samples[BASELINE].p50,
         goal=0.35,
-        ours_is=f'most resident memory of a fresh process beyond the inputs: {OURS_IS}',
+        ours_is=f'most {kind} of a fresh process beyond the inputs: {OURS_IS}',
         baseline_is=BASELINE_IS,
         figures={
             'inputs and as much again for their gradients, MiB': 2 * 2 * batch * WIDTH * 4 / MIB,
@@ -40,9 +41,10 @@ def run(settings: BenchSettings) -> Row:
     )
 
 
-def _peak_mib(side: str, batch: int, threads: int) -> float:
+def _peak_mib(side: str, batch: int, settings: BenchSettings) -> float:
     command = [
-        sys.executable, '-m', 'bench.contrastive', side, str(batch), str(WIDTH), str(threads)
+        sys.executable, '-m', 'bench.contrastive', side, str(batch), str(WIDTH),
+        str(settings.threads), settings.device,
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:

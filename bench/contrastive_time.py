@@ -15,7 +15,7 @@ def run(settings: BenchSettings) -> Row:
     """Both sides on the same embeddings in one process."""
     torch.set_num_threads(settings.threads)
     batch = settings.size(BATCH, 64)
-    step = Step.make(batch, WIDTH)
+    step = Step.make(batch, WIDTH, settings.device)
     losses = {side: step.side(side)() for side in (OURS, BASELINE)}
     if not math.isclose(losses[OURS], losses[BASELINE], rel_tol=1e-4):
         raise BenchError(f'P7: the two sides do not compute the same loss: {losses}')

@@ -29,16 +29,30 @@ ROWS = {
     'P17': 'bench.recorder_loss',
 }
 
+GPU_ROWS = {  # what a GPU changes, and what it is worth
+    'G1': 'bench.gpu_decision',
+    'G2': 'bench.gpu_training',
+    **{key: ROWS[key] for key in ('P1', 'P3', 'P7', 'P7M', 'P9', 'P14')},
+}
 
-def choose(names: str) -> list[str]:
+
+def rows_on(device: str) -> dict[str, str]:
+    """Key and module of every row that is measured on 'cpu' or 'cuda'."""
+    return ROWS if device == 'cpu' else GPU_ROWS
+
+
+def choose(names: str, device: str = 'cpu') -> list[str]:
     """The row keys of 'P2,P3'; all for an empty text. `BenchError` for an unknown one."""
+    there = rows_on(device)
     wanted = [name.strip().upper() for name in names.split(',') if name.strip()]
-    unknown = [name for name in wanted if name not in ROWS]
+    unknown = [name for name in wanted if name not in there]
     if unknown:
-        raise BenchError(f'no row {", ".join(unknown)}; there are {", ".join(ROWS)}')
-    return [name for name in ROWS if not wanted or name in wanted]
+        raise BenchError(
+            f'no row {", ".join(unknown)} on {device}; there are {", ".join(there)}'
+        )
+    return [name for name in there if not wanted or name in wanted]
 
 
 def runner(key: str) -> Callable[[BenchSettings], Row]:
     """The function that measures a row; its module is imported only now."""
-    return import_module(ROWS[key]).run
+    return import_module((ROWS | GPU_ROWS)[key]).run

@@ -28,6 +28,7 @@ class BenchSettings:
     folder: Path  # scratch, removed at the end
     quick: bool = False  # a few turns on tiny inputs: for looking whether it works
     threads: int = 1  # of torch
+    device: str = 'cpu'  # or 'cuda'; on 'cpu' nothing sees a GPU
 
     def size(self, full: int, quick: int) -> int:
         """A number of turns, ticks or messages."""
@@ -188,10 +189,12 @@ def _load_line(about: dict[str, Any]) -> list[str]:
     ]
 
 
-def page(rows: Sequence[Row], run: dict[str, Any]) -> str:
-    """The performance page in Markdown."""
-    about = run['machine']
-    gpu = f', {about["gpu"]}' if 'gpu' in about else ', no GPU'
+def page(
+    rows: Sequence[Row],
+    run: dict[str, Any],
+    gpu: tuple[Sequence[Row], dict[str, Any]] | None = None,
+) -> str:
+    """The performance page in Markdown; `gpu`: rows and run of a measurement on a GPU."""
     lines = [
         '# Performance',
         '',
@@ -199,6 +202,28 @@ def page(rows: Sequence[Row], run: dict[str, Any]) -> str:
         '`python -m bench --table` writes this page from it. Both sides of a row take turns in '
         'one run and the medians are compared, so trust the ratios more than the figures.',
         '',
+        *_table(rows, run),
+    ]
+    if gpu is not None:
+        lines += [
+            '',
+            '## On a GPU',
+            '',
+            '`python -m bench --device cuda` measures what a GPU changes, beside the row as '
+            'above, and writes `bench/results_gpu.json`.',
+            '',
+            *_table(*gpu),
+        ]
+    lines += _details(rows, '')
+    if gpu is not None:
+        lines += _details(gpu[0], ' on a GPU')
+    return '\n'.join(lines) + '\n'
+
+
+def _table(rows: Sequence[Row], run: dict[str, Any]) -> list[str]:
+    about = run['machine']
+    gpu = f', {about["gpu"]}' if 'gpu' in about else ', no GPU'
+    lines = [
         f'Measured {run["date"]} on {about["cores"]} cores of {about["cpu"]}{gpu}, '
         f'Python {about["python"]}, torch {about["torch"]} with {run["threads"]} thread, '
         f'load {about["load_1min"]} before it began, with `{run["command"]}`.',
@@ -213,12 +238,17 @@ def page(rows: Sequence[Row], run: dict[str, Any]) -> str:
         f'| {row.ratio:.3g} | {row.limit} | {"met" if row.met else "**missed**"} |'
         for row in rows
     ]
+    return lines
+
+
+def _details(rows: Sequence[Row], where: str) -> list[str]:
+    lines: list[str] = []
     for row in rows:
-        lines += ['', f'## {row.key}: {row.title}', '']
+        lines += ['', f'## {row.key}{where}: {row.title}', '']
         lines += [f'Ours: {row.ours_is}. Baseline: {row.baseline_is}.']
         if row.note:
             lines += ['', row.note]
         if row.figures:
             lines += ['', '| figure | value |', '|---|---|']
             lines += [f'| {name} | {value:.4g} |' for name, value in row.figures.items()]
-    return '\n'.join(lines) + '\n'
+    return lines

@@ -21,7 +21,7 @@ WORDS = ('red', 'blue', 'green', 'yellow')
 def run(settings: BenchSettings) -> Row:
     """Blocks of optimiser steps, in turn: batches from the stream, or one batch held in memory."""
     torch.set_num_threads(settings.threads)
-    trainer = _trainer(settings)
+    trainer = make_trainer(settings)
     batch = trainer.config.optimizer.batch
     held = trainer.stream.at(0)
     steps = settings.size(12, 1)
@@ -73,7 +73,7 @@ def run(settings: BenchSettings) -> Row:
     )
 
 
-def _trainer(settings: BenchSettings) -> Trainer:
+def make_trainer(settings: BenchSettings) -> Trainer:
     """A trainer of the default model on freshly recorded bags of the shipped embodiment."""
     embodiment = Embodiment.load('tabletop')
     root = settings.folder / 'demonstrations'

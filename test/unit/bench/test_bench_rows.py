@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 from small_model import save_random_checkpoint
+import torch
 
 from bench import __main__ as command
 from bench import registry, results
@@ -44,12 +46,39 @@ ROWS = [
 def test_a_quick_row_has_every_figure(key, checkpoint, tmp_path):
     if key in NODE_ROWS:
         pytest.importorskip('rclpy')
+    if key == 'P13':
+        pytest.importorskip('faiss')
     measured = registry.runner(key)(BenchSettings(checkpoint, tmp_path, quick=True))
     data = json.loads(json.dumps(measured.to_dict(), allow_nan=False))
     assert measured.key == key
     assert data['ours'] > 0 and data['baseline'] > 0 and data['figures']
     assert data['ratio'] == pytest.approx(data['ours'] / data['baseline'], rel=1e-3)
     assert data['unit'] and data['ours_is'] and data['baseline_is']
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='torch sees no GPU')
+@pytest.mark.parametrize('key', ['G1', 'G2', 'P7', 'P7M'])
+def test_a_quick_row_on_a_gpu_has_every_figure(key, checkpoint, tmp_path):
+    measured = registry.runner(key)(
+        BenchSettings(checkpoint, tmp_path, quick=True, device='cuda')
+    ).to_dict()
+    assert measured['ours'] > 0 and measured['baseline'] > 0 and measured['figures']
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='torch sees a GPU')
+def test_a_gpu_that_is_not_there_is_said(capsys):
+    assert command.main(['--device', 'cuda']) == 2
+    assert 'torch sees no GPU' in capsys.readouterr().err
+
+
+def test_rows_on_the_cpu_see_no_gpu(monkeypatch):
+    seen = []
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '1')
+    monkeypatch.setattr(
+        command, '_run', lambda *_: seen.append(os.environ['CUDA_VISIBLE_DEVICES']) or 0
+    )
+    assert command.main([]) == 0
+    assert seen == [''] and os.environ['CUDA_VISIBLE_DEVICES'] == '1'
 
 
 def test_the_latency_row_is_measured_on_a_policy_node_in_another_process(checkpoint, tmp_path):
@@ -86,6 +115,9 @@ def test_results_come_back_and_make_a_page(tmp_path):
     assert '| P2 | a thing | 1 | 4 | ms | 0.25 | ≤ 0.5 | met |' in page
     assert '**missed**' in page and 'why' in page and '| p95, ms | 2 |' in page
     assert [p.name for p in tmp_path.iterdir()] == ['results.json']
+    assert ' on a GPU' not in page
+    both = results.page(rows, run, gpu=([row(key='G1')], run))
+    assert both.startswith(page[: page.index('## P2')]) and '## G1 on a GPU: a thing' in both
 
 
 @pytest.mark.parametrize('text', [None, '{}', '[1]', 'no json'])
@@ -116,8 +148,11 @@ def test_turns_are_taken_in_order_and_the_warm_up_is_left_out():
 def test_rows_are_chosen_by_name_in_the_order_of_the_table():
     assert registry.choose('') == list(registry.ROWS)
     assert registry.choose('p9, P2') == ['P2', 'P9']
-    with pytest.raises(BenchError, match='no row P77; there are P1'):
+    with pytest.raises(BenchError, match='no row P77 on cpu; there are P1'):
         registry.choose('P2,P77')
+    assert registry.choose('P7,g1', 'cuda') == ['G1', 'P7']
+    with pytest.raises(BenchError, match='no row P2 on cuda; there are G1'):
+        registry.choose('P2', 'cuda')
 
 
 def test_a_missing_checkpoint_is_one_line_before_anything_is_measured(tmp_path, capsys):
