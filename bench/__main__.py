@@ -130,8 +130,10 @@ def _run(options: Options, command: str) -> int:
             settings = BenchSettings(
                 options.checkpoint, scratch, options.quick, options.threads, options.device
             )
-            rows.append(runner(key)(settings))
-            print(f'{time.monotonic() - start:.0f} s', file=sys.stderr)
+            row = runner(key)(settings)
+            rows.append(row)
+            took_s = time.monotonic() - start
+            print(f'{row.ratio:.3f} (goal {row.limit}), {took_s:.0f} s', file=sys.stderr)
     about['load_1min_after'] = round(os.getloadavg()[0], 2)
     print(terminal_table(rows))
     whole = keys == list(rows_on(options.device)) and not options.quick

@@ -32,6 +32,7 @@ from vla_alignment_ros.nodes import offers, training_jobs
 from vla_alignment_ros.nodes.offers import PolicyClient
 from vla_alignment_ros.nodes.qos import latched, reliable
 from vla_alignment_ros.nodes.training_node import TrainingNode
+from vla_alignment_ros.policy.policy import pick_device
 from vla_alignment_ros.training.job import JobSupervisor
 
 NODE, POLICY = 'training_node', 'policy_node'
@@ -244,7 +245,8 @@ def test_a_good_checkpoint_is_offered_when_a_person_agrees(ros, demos, judge, ch
     shutil.copytree(checkpoint, newer)
     assert policy.set_parameters([Parameter('checkpoint', value=str(newer))])[0].successful
     taken = training.call('offer_checkpoint')
-    assert taken.success and taken.message.startswith(f'{POLICY} serves {new}: tabletop on cpu')
+    told = f'{POLICY} serves {new}: tabletop on {pick_device()}'
+    assert taken.success and taken.message.startswith(told)
     assert served(policy) == new == policy.get_parameter('checkpoint').value
     assert training.until(offer=taken.message)['compared_with'] == str(newer)
 

@@ -14,6 +14,7 @@ from vla_alignment_ros.data.dataset import load_dataset
 from vla_alignment_ros.errors import CheckpointError
 from vla_alignment_ros.policy.checkpoint import Calibration, load_checkpoint, save_recalibrated
 from vla_alignment_ros.policy.normalizer import Normalizer
+from vla_alignment_ros.policy.policy import pick_device
 from vla_alignment_ros.training import acceptance
 from vla_alignment_ros.training.acceptance import judge
 from vla_alignment_ros.training.batches import BatchStream
@@ -77,7 +78,8 @@ def test_what_is_held_out_is_what_was_held_out_of_its_own_training(
     loaded = load_dataset([lasting_demos], horizon=4, val_fraction=0.3, progress=False)
     checkpoint = load_checkpoint(trained)
     stream = BatchStream(loaded.val, checkpoint.tokenizer, min(64, len(loaded.val)), 0)
-    expected, _ = validate(checkpoint.model, stream, 24, 0, torch.device('cpu'))
+    device = pick_device()
+    expected, _ = validate(checkpoint.model.to(device), stream, 24, 0, device)
     found = judge(trained, episodes, ROBOT, None, 0.0).metrics
     assert found == pytest.approx(expected, rel=1e-5)
 

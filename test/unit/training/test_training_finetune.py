@@ -29,7 +29,7 @@ def test_it_begins_with_weights_words_and_units_of_the_checkpoint(trained, tmp_p
     other = record(tmp_path / 'demos', SENTENCES[::-1] * 2)
     trainer = Trainer(smallest(seed=5), [other], tmp_path / 'run', start=trained)
     given, model = weights(trained), trainer.model.state_dict()
-    assert all(torch.equal(model[name], given[name]) for name in given)
+    assert all(torch.equal(model[name].cpu(), given[name]) for name in given)
     start = load_checkpoint(trained)
     assert trainer.statistics == start.statistics
     assert trainer.tokenizer.get_vocab() == start.tokenizer.get_vocab()
@@ -59,7 +59,7 @@ def test_new_words_are_learned_beside_the_known_ones(trained, tmp_path):
     trainer = Trainer(smallest(), [other], tmp_path / 'run', start=trained)
     assert trainer.start.new_words == ['green', 'mug']
     known = weights(trained)[WORDS]
-    assert torch.equal(trainer.model.state_dict()[WORDS][: len(known)], known)
+    assert torch.equal(trainer.model.state_dict()[WORDS].cpu()[: len(known)], known)
     start, sentence = load_checkpoint(trained), [SENTENCES[0]]
     ids = tokenize(start.tokenizer, sentence)
     assert torch.equal(ids, tokenize(trainer.tokenizer, sentence))
