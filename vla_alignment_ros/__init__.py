@@ -7,7 +7,7 @@ One room, one job; a room imports only rooms above it in this list:
     fields        typed values from YAML
     calibration   where a fixed camera is and how it projects
     embodiment    what is particular to one robot (YAML)
-    pixels        image encodings → RGB
+    pixels        image encodings → RGB, and sizes
     samples       what messages say, as numpy
     wire          CDR bytes ↔ numpy: the one path for live messages, bags and commands
     kinematics    where the hand is, from the URDF

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import re
 import unicodedata
 
-import cv2
 import numpy as np
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.embodiment import Embodiment, resolve_resource
 from vla_alignment_ros.errors import WireError
 from vla_alignment_ros.kinematics import ForwardKinematics
+from vla_alignment_ros.pixels import shrink
 
 EE_POSITION = ('ee_x', 'ee_y', 'ee_z')  # names of the hand's position within the state, m
 MAX_INSTRUCTION_CHARS = 512  # longer text is cut: no sentence for a robot needs more
@@ -92,11 +92,7 @@ class ObservationAssembler:
         frame = wire.IMAGE_DECODERS[camera.message_type](raw)
         image = frame.image
         if image.shape[:2] != (camera.height, camera.width):
-            image = cv2.resize(
-                np.ascontiguousarray(image),
-                (camera.width, camera.height),
-                interpolation=cv2.INTER_AREA,
-            )
+            image = shrink(image, camera.height, camera.width)
         return image, frame.ts_ns
 
     def state(self, raw: bytes) -> tuple[np.ndarray, int]:

@@ -15,7 +15,7 @@ module takes and gives them as the embodiment spells them (`front/image_raw`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 import os
 from pathlib import Path
@@ -24,7 +24,6 @@ import threading
 from types import TracebackType
 
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import Reader
 
 from vla_alignment_ros.data.bag_format import (
     custom_data,
@@ -33,12 +32,10 @@ from vla_alignment_ros.data.bag_format import (
     message_definition,
     METADATA,
     OfferedQos,
-    read_info,
     rosbag_qos,
-    spell,
-    topic_spelling,
 )
 from vla_alignment_ros.data.bag_places import claim
+from vla_alignment_ros.data.bag_reader import EpisodeReader
 from vla_alignment_ros.data.bag_storage import STORAGES
 from vla_alignment_ros.data.bag_writer import BagWriter, STORAGE_ERRORS
 from vla_alignment_ros.embodiment import Embodiment
@@ -328,70 +325,3 @@ class EpisodeWriter:
         )
         self._connections[topic] = connection
         return connection
-
-
-class EpisodeReader:
-    """One episode, or any rosbag2 bag, for reading.
-
-    Args:
-        path: its folder.
-        embodiment: whose spelling of the topics counts, in place of the bag's own embodiment.
-
-    Raises:
-        BagError: not a bag, or its metadata is broken. Damaged message files show in `messages`.
-    """
-
-    reading = ''  # see `source.Episode`
-
-    def __init__(self, path: Path | str, embodiment: Embodiment | None = None) -> None:
-        self.path = Path(path)
-        self.info = read_info(self.path, embodiment)
-        self._spelling = topic_spelling(embodiment or self.info.embodiment)
-
-    def messages(
-        self, topics: Iterable[str] | None = None
-    ) -> Iterator[tuple[str, str, int, bytes]]:
-        """(topic, type, log time in ns, CDR bytes) in log-time order, without loading the bag.
-
-        Args:
-            topics: only these; all by default. A topic that is not in the bag gives nothing.
-
-        Raises:
-            BagError: a file is missing, truncated or damaged; the message names it.
-        """
-        wanted = None if topics is None else {topic.lstrip('/') for topic in topics}
-        count = 0
-        try:
-            for source in self._sources():
-                with Reader(source) as reader:
-                    chosen = [
-                        c
-                        for c in reader.connections
-                        if wanted is None or c.topic.lstrip('/') in wanted
-                    ]
-                    if not chosen:
-                        continue
-                    names = {c.id: spell(c.topic, self._spelling) for c in chosen}
-                    for connection, ts_ns, raw in reader.messages(chosen):
-                        count += 1
-                        yield names[connection.id], connection.msgtype, ts_ns, raw
-        except Exception as error:  # damaged bytes surface as nearly any exception; re-raised
-            reason = str(error) or type(error).__name__
-            raise BagError(f'{self.path} cannot be read, it is damaged: {reason}') from error
-        counts = self.info.message_counts
-        promised = sum(n for t, n in counts.items() if wanted is None or t.lstrip('/') in wanted)
-        if count != promised:
-            raise BagError(f'{self.path} is damaged: {count} of {promised} messages are there')
-
-    heads = messages  # an image lies in the file whole
-
-    def files(self) -> list[Path]:
-        """The files in its folder."""
-        return [Path(entry.path) for entry in os.scandir(self.path) if entry.is_file()]
-
-    def _sources(self) -> list[Path]:
-        # the files themselves where they can be read alone: rosbags parses a folder's
-        # metadata.yaml in pure Python, which takes longer than reading a short episode
-        if self.info.files_compressed:
-            return [self.path]
-        return [self.path / name for name in self.info.files]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 from pathlib import Path
+import threading
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,7 +25,7 @@ from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import DatasetError
 from vla_alignment_ros.observation import ObservationAssembler
 
-CACHE_VERSION = 3  # raise it when the layout, or how a sample is made, changes
+CACHE_VERSION = 4  # raise it when the layout, or how a sample is made, changes
 MANIFEST = 'manifest.json'
 WORKER_BYTES = 512 * 2**20  # of recordings: reading them takes longer than starting a process
 _LOG = logging.getLogger(__name__)
@@ -116,12 +117,60 @@ def _skip(path: Path, error: DatasetError, skipped: dict[str, str], skip_bad: bo
 
 @contextmanager
 def _mapper(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """`map` in this process, or in several that share nothing with it."""
+    """`map` in this process, or in several, of which this is one."""
     if workers <= 1:
         yield map
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn')) as pool:
-        yield pool.map
+    helpers = workers - 1
+    with (
+        ProcessPoolExecutor(helpers, multiprocessing.get_context('spawn')) as pool,
+        ThreadPoolExecutor(helpers) as threads,
+    ):
+        started = [pool.submit(os.getpid) for _ in range(helpers)]
+        yield partial(_map_together, pool, threads, started)
+
+
+def _map_together(
+    pool: Executor,
+    threads: Executor,
+    started: Sequence[Future[int]],
+    function: Callable[[_T], _R],
+    arguments: Sequence[_T],
+) -> Iterator[_R]:
+    """Results in order; whoever is free takes the next argument, a helper or this process.
+
+    Nothing waits for helpers to start, which takes as long as reading a short recording.
+    """
+    results: dict[int, Future[_R]] = {}
+    todo = iter(enumerate(arguments))
+    lock = threading.Lock()
+
+    def feed(helper: Future[int]) -> None:
+        wait([helper])
+        while True:
+            with lock:
+                number, argument = next(todo, (None, None))
+                if number is None:
+                    return
+                results[number] = pool.submit(function, argument)
+            wait([results[number]])
+
+    try:
+        for helper in started:
+            threads.submit(feed, helper)
+        for wanted in range(len(arguments)):
+            while wanted not in results or not results[wanted].done():
+                with lock:
+                    number, argument = next(todo, (None, None))
+                if number is None:
+                    break
+                made: Future[_R] = Future()
+                made.set_result(function(argument))
+                results[number] = made
+            yield results.pop(wanted).result()
+    finally:  # nobody asks for the rest
+        with lock:
+            todo = iter(())
 
 
 def _reserve(path: Path, shape: tuple[int, ...]) -> None:

@@ -141,12 +141,9 @@ def observations(
     said = index.embodiment.instruction_topic
     uses = {topic: _uses(picks) for topic, picks in index.picks.items() if topic != said}
     waiting: dict[int, dict[str, bytes]] = {}  # row -> messages read so far
-    seen = dict.fromkeys(uses, 0)
     try:
-        for topic, _, _, raw in index.episode.messages(uses):
-            rows = uses[topic].get(seen[topic], ())
-            seen[topic] += 1
-            for row in rows:
+        for topic, number, raw in index.episode.some(uses):
+            for row in uses[topic][number]:
                 found = waiting.setdefault(row, {})
                 found[topic] = raw
                 if len(found) < len(uses):

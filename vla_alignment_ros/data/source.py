@@ -6,7 +6,7 @@ of it `lerobot:FOLDER/episode_000012`; every other path is a bag, or a folder of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import logging
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +35,9 @@ class Episode(Protocol):
 
     def heads(self, topics: Iterable[str]) -> Iterator[tuple[str, str, int, bytes]]:
         """The same messages; images may end after their header, and are not decoded for it."""
+
+    def some(self, numbers: Mapping[str, Collection[int]]) -> Iterator[tuple[str, int, bytes]]:
+        """(topic, number, CDR bytes) of some of each topic's messages: see `EpisodeReader`."""
 
     def files(self) -> list[Path]:
         """Every file that the messages depend on."""

@@ -1,5 +1,6 @@
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 import copy
+from functools import partial
 import json
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -64,6 +66,54 @@ def test_more_processes_read_where_there_is_more_to_read_and_more_cores(demos, m
         monkeypatch.setattr(build, 'WORKER_BYTES', int(size * share) + 1)
         found.append(build.useful_workers(episodes))
     assert found == [1, 1, 2, 4, 4]
+
+
+@pytest.fixture
+def together():
+    """`map` by this thread and one helper, and what tells that the helper has started."""
+    started = Future()
+    with ThreadPoolExecutor(1) as pool, ThreadPoolExecutor(1) as threads:
+        yield partial(build._map_together, pool, threads, [started]), started
+        if not started.done():
+            started.set_result(0)
+
+
+def test_nobody_waits_for_a_helper_to_start(together):
+    run, _ = together
+    names = list(run(lambda number: threading.current_thread().name, range(5)))
+    assert names == [threading.current_thread().name] * 5
+
+
+def test_results_come_in_order_whoever_made_them(together):
+    run, started = together
+    started.set_result(0)
+    busy = threading.Barrier(2, timeout=60)  # both of them, or it breaks
+
+    def make(number):
+        if number < 2:
+            busy.wait()
+        return number, threading.current_thread().name
+
+    made = list(run(make, range(20)))
+    assert [number for number, _ in made] == list(range(20))
+    assert len({name for _, name in made}) == 2
+
+
+def test_an_error_comes_where_its_result_would_and_ends_the_work(together):
+    run, _ = together
+    seen = []
+
+    def make(number):
+        seen.append(number)
+        if number == 2:
+            raise ValueError('two')
+        return number
+
+    results = run(make, range(5))
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match='two'):
+        next(results)
+    assert seen == [0, 1, 2]
 
 
 @pytest.mark.parametrize('workers', [0, 2])

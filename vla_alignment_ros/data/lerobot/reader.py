@@ -9,7 +9,7 @@ Stamps are those of our own `tick_ns`; of other folders 1 s plus `timestamp`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 import json
 from pathlib import Path
@@ -194,6 +194,14 @@ class LeRobotEpisode:
     def heads(self, topics: Iterable[str]) -> Iterator[Message]:
         """The same, images without their pixels."""
         return self._messages(topics, heads=True)
+
+    def some(self, numbers: Mapping[str, Collection[int]]) -> Iterator[tuple[str, int, bytes]]:
+        """(topic, number, CDR bytes) of some of each topic's messages: see `source.Episode`."""
+        last = dict.fromkeys(numbers, -1)  # a video is decoded from its beginning all the same
+        for topic, _, _, raw in self.messages(numbers):
+            last[topic] += 1
+            if last[topic] in numbers[topic]:
+                yield topic, last[topic], raw
 
     # -- messages -------------------------------------------------------------------------------
 
