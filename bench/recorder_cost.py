@@ -9,7 +9,7 @@ from bench.recording import RECORDER, Recorder, vga
 from bench.results import BenchError, BenchSettings, Row
 from bench.timing import Samples
 from bench.traffic import Sensors, START_S
-from vla_alignment_ros.embodiment import Embodiment
+from vla_alignment_ros.embodiment import Embodiment, IMAGE, JOINT_STATE
 
 TYPED = 'typed_recorder'
 RATE_HZ = 15.0  # of each of two cameras
@@ -32,7 +32,11 @@ def run(settings: BenchSettings) -> Row:
         client = Client('bench_client', nodes.domain_id, nodes.check, START_S)
         try:
             recorder = Recorder(client, nodes, settings.folder / RECORDER)
-            nodes.start(TYPED, f'bench.{TYPED}', {'path': str(path), 'topics': topics})
+            same = {**dict.fromkeys(topics, IMAGE), embodiment.joint_states_topic: JOINT_STATE}
+            nodes.start(
+                TYPED, f'bench.{TYPED}',
+                {'path': str(path), 'topics': list(same), 'types': list(same.values())},
+            )  # fmt: skip
             sensors = Sensors(
                 client.node, embodiment, 'pick up the red cube', vga(embodiment),
                 lambda: reliable(IMAGE_DEPTH),
@@ -60,7 +64,8 @@ def run(settings: BenchSettings) -> Row:
         finally:
             client.close()
     with Reader(path) as reader:  # of a node that has ended by now
-        both = kept, reader.message_count
+        images = [c for c in reader.connections if c.msgtype == IMAGE]
+        both = kept, sum(c.msgcount for c in images)
     published = sum(sensors.counts[topic] for topic in topics)
     if min(both) < LEAST * published:
         raise BenchError(f'of {published} frames {both[0]} and {both[1]} were recorded')
@@ -75,10 +80,11 @@ def run(settings: BenchSettings) -> Row:
         ours=ours,
         baseline=theirs,
         goal=0.5,
-        ours_is='training_node, a process: everything that it does while it records, from '
-        'subscription to file, by the frames in its bags',
+        ours_is='training_node, a process: everything that it does while it records images and '
+        'joint states, from subscription to file, by the frames in its bags',
         baseline_is="a node with typed subscriptions, `serialize_message` and rosbags' `Writer` "
-        'in its callbacks, recording the same frames at the same time',
+        'in its callbacks, recording the same messages at the same time; it has the executor of '
+        'our nodes, and none of their settings',
         figures={
             'frames published, count': float(published),
             'frames in our bags, count': float(both[0]),

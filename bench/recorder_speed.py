@@ -39,7 +39,7 @@ def run(settings: BenchSettings) -> Row:
         recorder.start(0)
         start = time.perf_counter()
         for raw in frames:
-            recorder.push(topic, raw, 0)
+            recorder.push(topic, raw)
         pushed_s = time.perf_counter() - start
         path = recorder.stop(True, {}, 0)
         took_s = time.perf_counter() - start

@@ -1,28 +1,32 @@
-"""A recorder as one writes it in an hour: typed messages, serialised again, and rosbags."""
+"""A recorder as one writes it in an hour: typed messages, serialised again, and rosbags.
+
+It is given the executor of our nodes, but none of their settings.
+"""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+import signal
 import sys
+import threading
 from typing import Any
 
+import rclpy
 from rclpy.node import Node
 from rclpy.serialization import serialize_message
+from rclpy.signals import SignalHandlerOptions
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
-from sensor_msgs.msg import Image
 
 from vla_alignment_ros.data.bag_format import message_definition
-from vla_alignment_ros.nodes.qos import reliable
+from vla_alignment_ros.nodes.qos import message_class, reliable
 from vla_alignment_ros.nodes.recorder_inputs import IMAGE_DEPTH
-from vla_alignment_ros.nodes.runtime import run
-
-IMAGE = 'sensor_msgs/msg/Image'
+from vla_alignment_ros.nodes.runtime import Spinner
 
 
 class TypedRecorder(Node):
-    """Records the image topics of the parameter `topics` into the bag `path`, all its life."""
+    """Records the parameters `topics`, of types `types`, into the bag `path`, all its life."""
 
     def __init__(self) -> None:
         super().__init__('typed_recorder')
@@ -32,13 +36,18 @@ class TypedRecorder(Node):
             storage_plugin=StoragePlugin.MCAP,
         )
         self._writer.open()
-        definition, digest = message_definition(IMAGE)
-        for topic in self.declare_parameter('topics', ['']).value:
+        topics = self.declare_parameter('topics', ['']).value
+        types = self.declare_parameter('types', ['']).value
+        for topic, msgtype in zip(topics, types):
+            definition, digest = message_definition(msgtype)
             connection = self._writer.add_connection(
-                f'/{topic}', IMAGE, msgdef=definition.data, rihs01=digest
+                f'/{topic}', msgtype, msgdef=definition.data, rihs01=digest
             )
             self.create_subscription(
-                Image, topic, partial(self._take, connection), reliable(IMAGE_DEPTH)
+                message_class(msgtype),
+                topic,
+                partial(self._take, connection),
+                reliable(IMAGE_DEPTH),
             )
 
     def close(self) -> None:
@@ -51,5 +60,19 @@ class TypedRecorder(Node):
         self._writer.write(connection, ts_ns, serialize_message(message))
 
 
+def main() -> int:
+    """Record until a signal."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with rclpy.init(signal_handler_options=SignalHandlerOptions.NO):
+        node = TypedRecorder()
+        with Spinner(node, on_error=stop.set) as spinner:
+            stop.wait()
+        node.close()
+        node.destroy_node()
+    return 1 if spinner.error else 0
+
+
 if __name__ == '__main__':
-    sys.exit(run(TypedRecorder))
+    sys.exit(main())

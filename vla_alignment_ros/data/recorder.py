@@ -90,7 +90,7 @@ class EpisodeRecorder:
                 self._session = None
             raise
 
-    def push(self, topic: str, raw: bytes, now_ns: int) -> None:
+    def push(self, topic: str, raw: bytes) -> None:
         """Take one message; never waits. Without an episode it is kept in memory for a while.
 
         A broken instruction is recorded and counted, but the one before it stays the label.

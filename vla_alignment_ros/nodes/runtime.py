@@ -20,6 +20,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from vla_alignment_ros.errors import VlaError
+from vla_alignment_ros.nodes.memory import keep_freed_memory
 from vla_alignment_ros.nodes.usage import help_text, wants_help
 
 try:
@@ -100,6 +101,7 @@ def run(
     """
     if wants_help(sys.argv[1:] if args is None else args):
         return _describe(factory)
+    keep_freed_memory()
     stop = threading.Event()
 
     def on_signal(number: int, frame: object) -> None:

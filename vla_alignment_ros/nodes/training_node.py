@@ -153,7 +153,7 @@ class TrainingNode(ManagedNode):
     def _on_message(self, topic: str, raw: bytes) -> None:
         recorder = self._recorder
         if recorder is not None:
-            recorder.push(topic, raw, self._now_ns())
+            recorder.push(topic, raw)
             if topic == recorder.embodiment.joint_states_topic:
                 self._control.on_joints(recorder, raw)
 

@@ -176,7 +176,7 @@ def _record_many(folder: Path, seed: int, count: int, begin, answers) -> None:
         pixels = np.full((10, 10, 3), seed, np.uint8)
         for ts_ns in range(1, 4):
             raw = wire.encode_image(pixels, T0 + 10 * number + ts_ns, 'front')
-            recorder.push(TOPIC, raw, 0)
+            recorder.push(TOPIC, raw)
         if number % 4 == 3:
             recorder.discard()
             names.pop()

@@ -81,8 +81,8 @@ def _sentences(root: Path, count: int) -> int:
         recorder.start(0)
         for number, text in enumerate(texts[begin : begin + PER_BAG]):
             said = wire.encode_string(text.encode('utf-8', 'replace').decode())
-            recorder.push('instruction', said, 0)
-            recorder.push('front/image_raw', wire.encode_image(image, 1 + number, 'front'), 0)
+            recorder.push('instruction', said)
+            recorder.push('front/image_raw', wire.encode_image(image, 1 + number, 'front'))
             accepted += 1
         try:
             path = recorder.stop(True, {text[:200]: text}, 0)

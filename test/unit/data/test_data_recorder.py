@@ -52,11 +52,11 @@ def _tick(embodiment: Embodiment, ts_ns: int) -> dict[str, bytes]:
 def test_an_instruction_from_before_counts_and_all_logs_share_the_stamps_clock(
     recorder, embodiment
 ):
-    recorder.push('instruction', wire.encode_string('pick up the red cube'), WALL_NS)
+    recorder.push('instruction', wire.encode_string('pick up the red cube'))
     recorder.start(WALL_NS)
     for ts_ns in (1_000, 2_000):
         for topic, raw in _tick(embodiment, ts_ns).items():
-            recorder.push(topic, raw, WALL_NS)
+            recorder.push(topic, raw)
     path = recorder.stop(True, {'task': 'pick'}, WALL_NS)
     reader = EpisodeReader(path)
     assert reader.info.instruction == 'pick up the red cube'
@@ -72,7 +72,7 @@ def test_an_instruction_from_before_counts_and_all_logs_share_the_stamps_clock(
 def test_a_sentence_of_the_episode_before_is_not_in_one_that_begins_with_its_own(
     recorder, embodiment
 ):
-    recorder.push('instruction', wire.encode_string('pick up the red cube'), WALL_NS)
+    recorder.push('instruction', wire.encode_string('pick up the red cube'))
     path = _record(recorder, embodiment, 1_000, wire.encode_string('push the ball'))
     (said,) = EpisodeReader(path).messages(['instruction'])
     assert wire.decode_string(said[-1]) == 'push the ball'
@@ -92,7 +92,7 @@ def test_received_is_written_plus_dropped(embodiment, tmp_path: Path, monkeypatc
     recorder.start(WALL_NS)
     for ts_ns in range(1, 101):
         for topic, raw in _tick(embodiment, ts_ns).items():
-            recorder.push(topic, raw, WALL_NS)  # returns, although the disk stands still
+            recorder.push(topic, raw)  # returns, although the disk stands still
     disk.set()
     path = recorder.stop(None, {}, WALL_NS)
     counts = recorder.counts()
@@ -109,14 +109,14 @@ def test_received_is_written_plus_dropped(embodiment, tmp_path: Path, monkeypatc
 def test_a_discarded_take_leaves_nothing_and_does_not_leak(recorder, embodiment, tmp_path):
     recorder.start(WALL_NS)
     for topic, raw in _tick(embodiment, 1_000).items():
-        recorder.push(topic, raw, WALL_NS)
+        recorder.push(topic, raw)
     recorder.discard()
     assert list((tmp_path / 'demos').iterdir()) == []
     for topic, raw in _tick(embodiment, 2_000).items():
-        recorder.push(topic, raw, WALL_NS)  # between episodes: nobody records
+        recorder.push(topic, raw)  # between episodes: nobody records
     recorder.start(WALL_NS)
     for topic, raw in _tick(embodiment, 3_000).items():
-        recorder.push(topic, raw, WALL_NS)
+        recorder.push(topic, raw)
     path = recorder.stop(False, {}, WALL_NS)
     assert {ts_ns for _, _, ts_ns, _ in EpisodeReader(path).messages()} == {3_000}
 
@@ -124,13 +124,13 @@ def test_a_discarded_take_leaves_nothing_and_does_not_leak(recorder, embodiment,
 def test_what_is_repeated_from_before_the_episode_is_not_part_of_it(recorder, embodiment):
     recorder.start(WALL_NS)
     for topic, raw in _tick(embodiment, 1_000).items():
-        recorder.push(topic, raw, WALL_NS)
+        recorder.push(topic, raw)
     recorder.stop(True, {}, WALL_NS)
     recorder.start(WALL_NS)
     for ts_ns in (1_000, 12_000, 13_000):  # a simulator that waits says its last again
         for topic, raw in _tick(embodiment, ts_ns).items():
             if topic != 'gripper/command' or ts_ns > 1_000:
-                recorder.push(topic, raw, WALL_NS)
+                recorder.push(topic, raw)
     path = recorder.stop(True, {}, WALL_NS)
     assert {ts_ns for _, _, ts_ns, _ in EpisodeReader(path).messages()} == {12_000, 13_000}
 
@@ -145,7 +145,7 @@ def test_a_disk_error_is_reported_and_the_next_episode_works(
         patch.setattr(EpisodeWriter, 'write', full)
         recorder.start(WALL_NS)
         for topic, raw in _tick(embodiment, 1_000).items():
-            recorder.push(topic, raw, WALL_NS)
+            recorder.push(topic, raw)
         with pytest.raises(BagError, match='no space left'):
             recorder.stop(True, {}, WALL_NS)
     assert 'no space left' in recorder.error
@@ -153,7 +153,7 @@ def test_a_disk_error_is_reported_and_the_next_episode_works(
     recorder.start(WALL_NS)
     assert recorder.error == ''
     for topic, raw in _tick(embodiment, 2_000).items():
-        recorder.push(topic, raw, WALL_NS)
+        recorder.push(topic, raw)
     assert recorder.stop(True, {}, WALL_NS).is_dir()
 
 
@@ -179,9 +179,9 @@ def _promptly(call, *arguments):
 def _record(recorder, embodiment, ts_ns: int, said: bytes | None = None) -> Path:
     _promptly(recorder.start, WALL_NS)
     if said is not None:
-        recorder.push('instruction', said, WALL_NS)
+        recorder.push('instruction', said)
     for topic, raw in _tick(embodiment, ts_ns).items():
-        recorder.push(topic, raw, WALL_NS)
+        recorder.push(topic, raw)
     return _promptly(recorder.stop, True, {}, WALL_NS)
 
 
@@ -193,7 +193,7 @@ def _record(recorder, embodiment, ts_ns: int, said: bytes | None = None) -> Path
 def test_a_broken_instruction_is_recorded_and_counted_but_labels_nothing(
     recorder, embodiment, broken
 ):
-    recorder.push('instruction', wire.encode_string('pick up the red cube'), WALL_NS)
+    recorder.push('instruction', wire.encode_string('pick up the red cube'))
     reader = EpisodeReader(_record(recorder, embodiment, 1_000, broken))
     assert reader.info.instruction == 'pick up the red cube'
     said = [bytes(raw) for topic, _, _, raw in reader.messages() if topic == 'instruction']
@@ -207,7 +207,7 @@ def test_a_broken_instruction_is_recorded_and_counted_but_labels_nothing(
 
 @pytest.mark.parametrize('broken', [b'', b'\xff'])
 def test_an_instruction_broken_before_the_episode_shows_in_it(recorder, embodiment, broken):
-    recorder.push('instruction', broken, WALL_NS)
+    recorder.push('instruction', broken)
     reader = EpisodeReader(_record(recorder, embodiment, 1_000))
     assert reader.info.instruction == ''
     assert recorder.counts()['instruction'].broken == 1
@@ -251,7 +251,7 @@ def test_of_an_episode_that_fails_half_way_the_counts_say_what_was_saved(
         patch.setattr(BagWriter, 'flush', full)
         recorder.start(WALL_NS)
         for ts_ns in range(1, 6):
-            recorder.push('front/image_raw', wire.encode_image(big, ts_ns, 'front'), WALL_NS)
+            recorder.push('front/image_raw', wire.encode_image(big, ts_ns, 'front'))
         with pytest.raises(BagError, match='No space left.*vla_bag recover'):
             _promptly(recorder.stop, True, {'task': 'pick'}, WALL_NS)
     count = recorder.counts()['front/image_raw']
@@ -268,7 +268,7 @@ def test_of_an_episode_that_fails_half_way_the_counts_say_what_was_saved(
 def test_discarding_a_take_that_failed_leaves_nothing(recorder, embodiment, tmp_path, monkeypatch):
     recorder.start(WALL_NS)
     for topic, raw in _tick(embodiment, 1_000).items():
-        recorder.push(topic, raw, WALL_NS)
+        recorder.push(topic, raw)
     (tmp_path / 'demos').rename(tmp_path / 'elsewhere')
     _until(lambda: recorder.error)
     assert 'No such file' in recorder.error
@@ -291,9 +291,9 @@ def test_changes_of_the_instruction_are_messages_and_the_newest_is_the_label(
 ):
     recorder.start(WALL_NS)
     for ts_ns, said in enumerate(['pick up the red cube', 'push the ball'], 1):
-        recorder.push('instruction', wire.encode_string(said), WALL_NS)
+        recorder.push('instruction', wire.encode_string(said))
         for topic, raw in _tick(embodiment, ts_ns * 1_000).items():
-            recorder.push(topic, raw, WALL_NS)
+            recorder.push(topic, raw)
     (about,) = tmp_path.glob('demos/.*/episode.json')
     _until(lambda: json.loads(about.read_text())['instruction'] == 'push the ball')
     reader = EpisodeReader(recorder.stop(True, {}, WALL_NS))
@@ -308,7 +308,7 @@ def test_a_note_that_cannot_be_written_is_refused_and_the_episode_goes_on(
 ):
     recorder.start(WALL_NS)
     for topic, raw in _tick(embodiment, 1_000).items():
-        recorder.push(topic, raw, WALL_NS)
+        recorder.push(topic, raw)
     with pytest.raises(BagError, match='extra'):
         recorder.stop(True, extra, WALL_NS)
     assert recorder.recording
@@ -322,8 +322,8 @@ def test_clocks_may_jump_and_stamps_may_be_wrong(recorder, embodiment, stamps):
         sec, nanosec = divmod(ts_ns, 10**9)
         image = bytearray(wire.encode_image(np.zeros((8, 8, 3), np.uint8), 1, 'front'))
         struct.pack_into('<iI', image, 4, sec, nanosec)
-        recorder.push('front/image_raw', bytes(image), WALL_NS)
-        recorder.push('gripper/command', wire.encode_float64(1.0), WALL_NS)
+        recorder.push('front/image_raw', bytes(image))
+        recorder.push('gripper/command', wire.encode_float64(1.0))
     reader = EpisodeReader(recorder.stop(True, {}, WALL_NS))
     assert reader.info.message_counts == {'front/image_raw': 3, 'gripper/command': 3}
     logs = {topic: [] for topic in reader.info.message_counts}
@@ -345,7 +345,7 @@ def test_a_disk_that_is_nearly_full_refuses_an_episode_and_ends_one_whole(
     free[0] = 3_000_000
     name = recorder.start(WALL_NS)
     for topic, raw in _tick(embodiment, 1_000).items():
-        recorder.push(topic, raw, WALL_NS)
+        recorder.push(topic, raw)
     free[0] = 1_500_000
     _until(lambda: not recorder.recording)
     with pytest.raises(BagError, match='1.5 MB left'):
@@ -368,7 +368,7 @@ def test_a_bag_in_several_files_keeps_every_message(embodiment, tmp_path, storag
     sent = []
     for ts_ns in range(1, 101):
         for topic, raw in _tick(embodiment, ts_ns).items():
-            recorder.push(topic, raw, WALL_NS)
+            recorder.push(topic, raw)
             sent.append(raw)
     path = recorder.stop(True, {}, WALL_NS)
     recorder.close()
@@ -384,7 +384,7 @@ def test_a_bag_in_several_files_keeps_every_message(embodiment, tmp_path, storag
 def _push_all(recorder, embodiment, *stamps: int) -> None:
     for ts_ns in stamps:
         for topic, raw in _tick(embodiment, ts_ns).items():
-            recorder.push(topic, raw, WALL_NS)
+            recorder.push(topic, raw)
 
 
 @pytest.fixture
@@ -395,7 +395,7 @@ def keeper(embodiment, tmp_path: Path):
 
 
 def test_the_last_seconds_become_a_bag_once(keeper, embodiment):
-    keeper.push('instruction', wire.encode_string('pick up the red cube'), WALL_NS)
+    keeper.push('instruction', wire.encode_string('pick up the red cube'))
     _push_all(keeper, embodiment, 1_000, 2_000)
     path = keeper.save_last(False, {'reason': 'asked_for_help'}, WALL_NS)
     reader = EpisodeReader(path)
@@ -416,7 +416,7 @@ def test_of_what_is_kept_the_oldest_goes_first_and_the_instruction_holds(embodim
     tick = sum(map(len, _tick(embodiment, 1).values()))
     options = RecorderOptions(keep_last_s=60.0, keep_last_bytes=10 * tick)
     recorder = EpisodeRecorder(tmp_path, embodiment, options)
-    recorder.push('instruction', wire.encode_string('push the ball'), WALL_NS)
+    recorder.push('instruction', wire.encode_string('push the ball'))
     _push_all(recorder, embodiment, *range(1, 101))
     assert int(recorder.key_values()['kept_bytes']) <= 10 * tick
     reader = EpisodeReader(recorder.save_last(None, {}, WALL_NS))
@@ -439,7 +439,7 @@ def test_an_episode_and_what_is_kept_do_not_leak_into_each_other(keeper, embodim
 
 
 def test_an_episode_can_begin_with_what_is_kept(keeper, embodiment):
-    keeper.push('instruction', wire.encode_string('push the ball'), WALL_NS)
+    keeper.push('instruction', wire.encode_string('push the ball'))
     _push_all(keeper, embodiment, 1_000, 2_000)
     keeper.start(WALL_NS, lead_s=60.0)
     _push_all(keeper, embodiment, 2_000, 3_000)  # one of them is repeated
@@ -464,13 +464,13 @@ def test_topics_that_do_not_come_are_named(recorder, embodiment, monkeypatch):
         now[0] += 1.0
         for topic, raw in _tick(embodiment, int(now[0])).items():
             if topic != 'front/image_raw' or now[0] < 103.0:
-                recorder.push(topic, raw, WALL_NS)
+                recorder.push(topic, raw)
         recorder.key_values()
     values = recorder.key_values()
     assert 'front/image_raw' in recorder.missing() and 'instruction' in values['missing']
     assert 'joint_states' not in values['missing']
     assert values['rate_joint_states_hz'] == '1.0'
-    recorder.push('front/image_raw', _tick(embodiment, 1)['front/image_raw'], WALL_NS)
+    recorder.push('front/image_raw', _tick(embodiment, 1)['front/image_raw'])
     assert 'front/image_raw' not in recorder.missing()
     monkeypatch.undo()
 
@@ -487,10 +487,10 @@ def test_the_label_is_what_held_when_the_episode_was_stopped(
         write(self, *arguments)
 
     monkeypatch.setattr(EpisodeWriter, 'write', slow)
-    recorder.push('instruction', wire.encode_string('pick up the red cube'), WALL_NS)
+    recorder.push('instruction', wire.encode_string('pick up the red cube'))
     recorder.start(WALL_NS)
     for topic, raw in _tick(embodiment, 1_000).items():
-        recorder.push(topic, raw, WALL_NS)
+        recorder.push(topic, raw)
     assert at_disk.wait(20.0)
     asked = threading.Event()
     command = recorder.disk.command
@@ -507,7 +507,7 @@ def test_the_label_is_what_held_when_the_episode_was_stopped(
     )
     stopping.start()
     assert asked.wait(20.0)  # the backlog still waits for the disk
-    recorder.push('instruction', wire.encode_string('push the ball'), WALL_NS)  # the next one's
+    recorder.push('instruction', wire.encode_string('push the ball'))  # the next one's
     disk.set()
     stopping.join(20.0)
     assert EpisodeReader(paths[0]).info.instruction == 'pick up the red cube'
@@ -524,11 +524,11 @@ def test_episodes_cannot_be_nested_nor_ended_twice(recorder):
 
 def test_an_episode_tells_how_often_a_person_took_over_and_from_when(recorder, embodiment):
     def say(drives: bool) -> None:
-        recorder.push('intervention', wire.encode_bool(drives), WALL_NS)
+        recorder.push('intervention', wire.encode_bool(drives))
 
     def tick(ts_ns: int) -> None:
         for topic, raw in _tick(embodiment, ts_ns).items():
-            recorder.push(topic, raw, WALL_NS)
+            recorder.push(topic, raw)
 
     say(False)  # latched, from before
     recorder.start(WALL_NS)
@@ -536,7 +536,7 @@ def test_an_episode_tells_how_often_a_person_took_over_and_from_when(recorder, e
     say(True)
     say(True)  # said again, not taken over again
     tick(2_000)
-    recorder.push('intervention', b'\0\1', WALL_NS)  # broken
+    recorder.push('intervention', b'\0\1')  # broken
     say(False)
     tick(3_000)
     say(True)
