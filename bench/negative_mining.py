@@ -42,7 +42,7 @@ def run(settings: BenchSettings) -> Row:
             'faiss': seconds(lambda: index.search(array, NEGATIVES)),
             'plain': seconds(plain),
         },
-        rounds=settings.size(9, 1),
+        rounds=settings.size(31, 1),
     )
     ours_ms, faiss_ms, plain_ms = (samples[n].p50 * 1e3 for n in ('ours', 'faiss', 'plain'))
     return Row(
