@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from vla_alignment_ros import wire
 from vla_alignment_ros.control.codecs import make_codec
+from vla_alignment_ros.data import align
 from vla_alignment_ros.data.activity import activity, joint_positions, timed_topics
 from vla_alignment_ros.data.bag import EpisodeInfo, EpisodeReader
 from vla_alignment_ros.data.content import ContentDigest
@@ -160,15 +162,21 @@ def topic_findings(info: EpisodeInfo, embodiment: Embodiment) -> list[Finding]:
 def instruction_findings(
     info: EpisodeInfo, embodiment: Embodiment, scan: Scan
 ) -> list[Finding]:
-    """No instruction, several, or messages that say another than the metadata."""
-    said, broken = [], 0
-    for raw in scan.kept[embodiment.instruction_topic]:
-        try:
-            said.append(normalize_instruction(wire.decode_string(raw)))
-        except WireError:
-            broken += 1
+    """No instruction, several, or messages that say another than the metadata.
+
+    What was replaced before the next command was not what the robot acted on, and does not count.
+    """
+    said: dict[int, str] = {}
+    raws = scan.kept[embodiment.instruction_topic]
+    for number, raw in enumerate(raws):
+        with suppress(WireError):
+            said[number] = normalize_instruction(wire.decode_string(raw))
+    broken = len(raws) - len(said)
+    told = scan.stamps[make_codec(embodiment).trigger]
+    acted_on = np.unique(align.as_of(scan.stamps[embodiment.instruction_topic], told)).tolist()
+    texts = [said[number] for number in acted_on if number in said] or list(said.values())
     label = normalize_instruction(info.instruction)
-    distinct = list(dict.fromkeys(text for text in said if text))
+    distinct = list(dict.fromkeys(text for text in texts if text))
     found = []
     if broken:
         text = f'{broken} messages on {embodiment.instruction_topic} cannot be read'

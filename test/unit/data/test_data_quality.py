@@ -146,6 +146,45 @@ def test_what_is_wrong_is_found(clean, tmp_path, name):
     assert sum(f[0] == 'image' for f in found) <= 1, found
 
 
+def with_words(path, root, texts):
+    """The same episode where other words are said: log time in ns -> them."""
+    reader = EpisodeReader(path)
+    messages = [message for message in reader.messages() if message[0] != 'instruction']
+    kind = 'std_msgs/msg/String'
+    messages += [('instruction', kind, ts, wire.encode_string(said)) for ts, said in texts.items()]
+    with EpisodeWriter(root, reader.info.embodiment) as writer:
+        for topic, msgtype, ts_ns, raw in sorted(messages, key=lambda message: message[2]):
+            writer.write(topic, msgtype, ts_ns, raw)
+        writer.set_instruction(list(texts.values())[-1])
+        return writer.finish(True)
+
+
+def test_words_that_change_while_the_robot_acts_are_found_and_those_before_are_not(
+    clean, tmp_path
+):
+    before = {START_NS - 2: 'push the ball', START_NS - 1: 'lift it'}
+    assert said(with_words(clean, tmp_path / 'before', before)) == []
+    within = {START_NS - 1: 'push the ball', START_NS + 5 * PERIOD_NS: 'lift it'}
+    (found,) = said(with_words(clean, tmp_path / 'within', within))
+    text = 'the instruction changes: “push the ball”, then “lift it”'
+    assert found == ('instruction', 'WARNING', text)
+
+
+def test_a_message_that_is_repeated_once_or_twice_is_nothing_to_tell(clean, tmp_path):
+    def repeats(last):
+        return on(
+            WRIST,
+            lambda i, ts, raw: (
+                ts, stamped(raw, IMAGE, START_NS + min(i, TICKS - 1 - last) * PERIOD_NS)
+            ),
+        )  # fmt: skip
+
+    assert said(rewrite(clean, tmp_path, repeats(2), 'twice')) == []
+    found = said(rewrite(clean, tmp_path, repeats(3), 'thrice'))
+    text = 'wrist: 3 of 40 messages have the stamp of the one before'
+    assert ('stamp', 'WARNING', text) in found
+
+
 def forget_words(path):
     file = path / METADATA
     file.write_text(file.read_text().replace('Pick up the red cube.', "''"))
