@@ -146,14 +146,15 @@ def _map_together(
     lock = threading.Lock()
 
     def feed(helper: Future[int]) -> None:
-        wait([helper])
+        if helper.exception() is not None:  # it could not start
+            return
         while True:
             with lock:
                 number, argument = next(todo, (None, None))
                 if number is None:
                     return
-                results[number] = pool.submit(function, argument)
-            wait([results[number]])
+                result = results[number] = pool.submit(function, argument)
+            wait([result])
 
     try:
         for helper in started:

@@ -84,6 +84,13 @@ def test_nobody_waits_for_a_helper_to_start(together):
     assert names == [threading.current_thread().name] * 5
 
 
+def test_a_helper_that_cannot_start_is_not_missed(together):
+    run, started = together
+    started.set_exception(OSError('no room for a process'))
+    names = set(run(lambda number: threading.current_thread().name, range(50)))
+    assert names == {threading.current_thread().name}
+
+
 def test_results_come_in_order_whoever_made_them(together):
     run, started = together
     started.set_result(0)
