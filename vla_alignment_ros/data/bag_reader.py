@@ -19,6 +19,7 @@ from vla_alignment_ros.errors import BagError
 
 HEAD_BYTES = 64  # enough for the stamp of an image
 WHOLE = sys.maxsize
+_Unread = tuple[Connection, int, Callable[[int], bytes]]
 
 
 class EpisodeReader:
@@ -100,15 +101,11 @@ class EpisodeReader:
                     if not chosen:
                         continue
                     names = {c.id: spell(c.topic, self._spelling) for c in chosen}
-                    if most_of is None:
-                        for connection, ts_ns, raw in reader.messages(chosen):
-                            count += 1
-                            yield names[connection.id], connection.msgtype, ts_ns, raw
-                        continue
-                    for connection, ts_ns, read in reader.unread(chosen):
+                    found = reader.read(chosen) if most_of is None else reader.unread(chosen)
+                    for connection, ts_ns, read in found:
                         count += 1
                         topic, msgtype = names[connection.id], connection.msgtype
-                        most = most_of(topic, msgtype)
+                        most = WHOLE if most_of is None else most_of(topic, msgtype)
                         if most:
                             yield topic, msgtype, ts_ns, read(most)
         except Exception as error:  # damaged bytes surface as nearly any exception; re-raised
@@ -136,14 +133,16 @@ class _PartReader(Reader):
 
     STORAGE_PLUGINS = {**Reader.STORAGE_PLUGINS, '.mcap': PlacedMcap}
 
-    def unread(
-        self, connections: Collection[Connection]
-    ) -> Iterator[tuple[Connection, int, Callable[[int], bytes]]]:
-        """(connection, log time in ns, how to read its first n bytes), in the order of time."""
-        storage = self.storage
-        if isinstance(storage, PlacedMcap) and storage.is_plain:
-            for place in storage.places(connections):
-                yield place.connection, place.log_ns, partial(storage.read, place)
-            return
+    def read(self, connections: Collection[Connection]) -> Iterator[_Unread]:
+        """What `unread` gives, of messages that have been read all the same."""
         for connection, ts_ns, raw in self.messages(connections):
             yield connection, ts_ns, lambda most, raw=raw: raw
+
+    def unread(self, connections: Collection[Connection]) -> Iterator[_Unread]:
+        """(connection, log time in ns, how to read its first n bytes), in the order of time."""
+        storage = self.storage
+        if not (isinstance(storage, PlacedMcap) and storage.is_plain):
+            yield from self.read(connections)
+            return
+        for place in storage.places(connections):
+            yield place.connection, place.log_ns, partial(storage.read, place)

@@ -27,12 +27,11 @@ from rosbags.rosbag2.metadata import parse_qos
 import zstandard
 
 from vla_alignment_ros.data.bag_format import message_definition
+from vla_alignment_ros.data.mcap_records import CHUNK, LENGTH
 from vla_alignment_ros.errors import BagError
 
 MAX_CHUNK_BYTES = 2**30  # that a chunk may claim to have when it is unpacked
 GIVE_UP = 200  # rows in a row that cannot be read: more than one page of sqlite3 holds
-_CHUNK = struct.Struct('<BQQQQII')  # opcode, length; times, plain bytes, checksum, name's bytes
-_LENGTH_BYTES = 8
 _ZSTD = b'\x28\xb5\x2f\xfd'  # begins what is compressed, and never a CDR message
 # what damaged bytes surface as, beside the libraries' own errors
 _DAMAGE = (
@@ -134,15 +133,15 @@ def _inside(chunk: Chunk) -> Iterator[Any]:
 
 def _inside_torn(stream: BinaryIO) -> Iterator[Any]:
     """What is whole of a chunk that the end of the file cut off."""
-    head = stream.read(_CHUNK.size)
-    if len(head) < _CHUNK.size or head[0] != Opcode.CHUNK:
+    head = stream.read(CHUNK.size)
+    if len(head) < CHUNK.size or head[0] != Opcode.CHUNK:
         return
-    *_, plain_bytes, _, name_bytes = _CHUNK.unpack(head)
+    *_, plain_bytes, _, name_bytes = CHUNK.unpack(head)
     if plain_bytes > MAX_CHUNK_BYTES or name_bytes > len(b'zstd'):
         return
     compression = stream.read(name_bytes)
-    stream.read(_LENGTH_BYTES)
-    packed = stream.read(plain_bytes + _LENGTH_BYTES)
+    stream.read(LENGTH.size)
+    packed = stream.read(plain_bytes + LENGTH.size)
     try:
         if compression == b'zstd':
             packed = zstandard.ZstdDecompressor().decompressobj().decompress(packed)

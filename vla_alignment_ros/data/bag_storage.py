@@ -19,11 +19,20 @@ from rosbags.rosbag2.enums import CompressionMode
 from rosbags.rosbag2.storage_mcap import McapWriter, PendingChunk
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
 
-_MESSAGE = struct.Struct('<BQHIQQ')  # opcode, length; channel, sequence, log and publish time
-_OVERHEAD = 22  # of the record beside the data: channel, sequence and both times
-_CHUNK = struct.Struct('<BQQQQI')  # opcode, length; first and last time, plain length, no checksum
-_INDEX = struct.Struct('<BQHI')  # opcode, length; channel, bytes of the entries
-_ENTRY = struct.Struct('<QQ')  # log time, place in the chunk
+from vla_alignment_ros.data.mcap_records import (
+    CHUNK,
+    CHUNK_OPCODE,
+    ENTRY,
+    INDEX,
+    INDEX_OPCODE,
+    LENGTH,
+    MESSAGE,
+    MESSAGE_HEAD,
+    MESSAGE_OPCODE,
+    PREFIX,
+)
+
+_NO_CHECKSUM = 0
 _FIRST = 2**63 - 1  # rosbags' start time of a chunk without messages
 _JOIN_BYTES = 4096  # on average: smaller pieces are copied together, larger ones cost more to copy
 
@@ -49,12 +58,12 @@ class SteadyMcap(McapWriter):
         chunk.message_start_time = min(timestamp, chunk.message_start_time)
         chunk.message_end_time = max(timestamp, chunk.message_end_time)
         chunk.msgs[connection.id].append((timestamp, self._plain))
-        length = _OVERHEAD + len(data)
+        length = MESSAGE_HEAD + len(data)
         self._pieces += (
-            _MESSAGE.pack(0x05, length, connection.id, 0, timestamp, timestamp),
+            MESSAGE.pack(MESSAGE_OPCODE, length, connection.id, 0, timestamp, timestamp),
             data,
         )
-        self._plain += _MESSAGE.size + len(data)
+        self._plain += MESSAGE.size + len(data)
 
     def flush(self) -> None:
         """Give all that was written to the operating system, as one chunk."""
@@ -73,19 +82,21 @@ class SteadyMcap(McapWriter):
             pieces = [b''.join(pieces)]
         packed = sum(map(len, pieces))
         name = self.compression.encode()
-        about = struct.pack('<I', len(name)) + name + struct.pack('<Q', packed)
+        about = name + LENGTH.pack(packed)
         start, end = chunk.message_start_time, chunk.message_end_time
-        length = _CHUNK.size - 9 + len(about) + packed  # 9: opcode and the length itself
-        chunk_bytes = 9 + length
-        pieces.insert(0, _CHUNK.pack(0x06, length, start, end, plain, 0) + about)
+        chunk_bytes = CHUNK.size + len(about) + packed
+        length = chunk_bytes - PREFIX
+        opening = CHUNK.pack(CHUNK_OPCODE, length, start, end, plain, _NO_CHECKSUM, len(name))
+        pieces.insert(0, opening + about)
         index, offsets = bytearray(), bytearray()
         for channel, messages in chunk.msgs.items():
             place = self._end + chunk_bytes + len(index)
             offsets += struct.pack('<HQ', channel, place)
-            entries = len(messages) * _ENTRY.size
-            index += _INDEX.pack(0x07, 6 + entries, channel, entries)
+            entries = len(messages) * ENTRY.size
+            length = INDEX.size - PREFIX + entries
+            index += INDEX.pack(INDEX_OPCODE, length, channel, entries)
             for timestamp, offset in messages:
-                index += _ENTRY.pack(timestamp, len(head) + offset)
+                index += ENTRY.pack(timestamp, len(head) + offset)
         for piece in (*pieces, bytes(index)):
             self.bio.write(piece)
         self.bio.flush()

@@ -64,7 +64,8 @@ def read_labels(index: EpisodeIndex) -> dict[str, np.ndarray]:
     images: dict[str, list[np.ndarray]] = {topic: [] for topic in cameras}
     stamps: dict[str, list[int]] = {topic: [] for topic in cameras}
     try:
-        for topic, _, _, raw in index.episode.messages(cameras) if cameras else ():
+        every = {topic: range(index.info.message_counts[topic]) for topic in cameras}
+        for topic, _, raw in index.episode.some(every) if cameras else ():
             frame = wire.decode_image(raw)
             images[topic].append(_coarse(frame.image[..., 0], cameras[topic], len(names), topic))
             stamps[topic].append(frame.ts_ns)

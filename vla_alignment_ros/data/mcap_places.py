@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 import os
-import struct
 from typing import NamedTuple
 
 import numpy as np
@@ -16,13 +15,20 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2.errors import ReaderError
 from rosbags.rosbag2.storage_mcap import ChunkInfo, McapReader
 
-_MESSAGE = struct.Struct('<BQHIQQ')  # opcode, length; channel, sequence, log and publish time
-_OVERHEAD = 22  # of the record beside the data: channel, sequence and both times
-_CHUNK = struct.Struct('<BQQQQII')  # opcode, length; times, plain bytes, checksum, name's bytes
-_CHUNK_HEAD = _CHUNK.size + 8  # before the records of a chunk that is not compressed
-_INDEX = struct.Struct('<BQHI')  # opcode, length; channel, bytes of the entries
+from vla_alignment_ros.data.mcap_records import (
+    CHUNK,
+    ENTRY,
+    INDEX,
+    INDEX_OPCODE,
+    LENGTH,
+    MESSAGE,
+    MESSAGE_HEAD,
+    MESSAGE_OPCODE,
+    PREFIX,
+)
+
+_CHUNK_HEAD = CHUNK.size + LENGTH.size  # before the records of a chunk that is not compressed
 _SMALL_BYTES = 4096  # a message up to here is read in one go
-_ENTRY_BYTES = 16  # log time and place in the chunk, 8 bytes each
 
 
 class Place(NamedTuple):
@@ -72,11 +78,11 @@ class PlacedMcap(McapReader):
             if run.channel in wanted
         ]
         entries = np.frombuffer(b''.join(run.entries for run in runs), '<u8').reshape(-1, 2)
-        lengths = [len(run.entries) // _ENTRY_BYTES for run in runs]
+        lengths = [len(run.entries) // ENTRY.size for run in runs]
         spans = np.repeat(np.array([run[:3] for run in runs], np.int64), lengths, axis=0)
         log_ns, (ids, first, stop) = entries[:, 0].astype(np.int64), spans.T
         start = entries[:, 1].astype(np.int64) + first
-        if not (first <= start).all() or not (start <= stop - _MESSAGE.size).all():
+        if not (first <= start).all() or not (start <= stop - MESSAGE.size).all():
             raise ReaderError(f'The index of {self.path.name} points out of its chunks.')
         # of equal times the earlier in the file: chunks, and messages within a chunk, in order
         for i in np.lexsort((start, log_ns)).tolist():
@@ -88,18 +94,18 @@ class PlacedMcap(McapReader):
         Raises:
             ReaderError: there is another one, or none.
         """
-        start, end = place.start + _MESSAGE.size, place.end
-        head_bytes = _MESSAGE.size + min(most, _SMALL_BYTES)
+        start, end = place.start + MESSAGE.size, place.end
+        head_bytes = MESSAGE.size + min(most, _SMALL_BYTES)
         head = self._at(place.start, min(head_bytes, end - place.start))
-        opcode, length, channel, _, log_ns, _ = _MESSAGE.unpack_from(head)
-        size = length - _OVERHEAD
-        if (opcode, channel, log_ns) != (5, place.connection.id, place.log_ns):
+        opcode, length, channel, _, log_ns, _ = MESSAGE.unpack_from(head)
+        size = length - MESSAGE_HEAD
+        if (opcode, channel, log_ns) != (MESSAGE_OPCODE, place.connection.id, place.log_ns):
             raise ReaderError(f'The index is wrong about the message at offset {place.start}.')
         if not 0 <= size <= end - start:
             raise ReaderError(f'The message at offset {place.start} is longer than its chunk.')
         size = min(size, most)
-        if size <= len(head) - _MESSAGE.size:
-            return head[_MESSAGE.size : _MESSAGE.size + size]
+        if size <= len(head) - MESSAGE.size:
+            return head[MESSAGE.size : MESSAGE.size + size]
         return self._at(start, size)
 
     def _at(self, start: int, size: int) -> bytes:
@@ -109,16 +115,17 @@ class PlacedMcap(McapReader):
         return data
 
     def _checksum(self, chunk: ChunkInfo) -> int:
-        return _CHUNK.unpack(self._at(chunk.chunk_start_offset, _CHUNK.size))[5]
+        return CHUNK.unpack(self._at(chunk.chunk_start_offset, CHUNK.size))[5]
 
     def _index(self, chunk: ChunkInfo) -> Iterator[_Run]:
         """What the index of a chunk says of each of its channels."""
         stop = chunk.chunk_start_offset + chunk.chunk_length
         index, place = self._at(stop, chunk.message_index_length), 0
         while place < len(index):
-            opcode, length, channel, size = _INDEX.unpack_from(index, place)
-            place += _INDEX.size + size
-            if opcode != 7 or length != 6 + size or size % _ENTRY_BYTES or place > len(index):
+            opcode, length, channel, size = INDEX.unpack_from(index, place)
+            place += INDEX.size + size
+            whole = length == INDEX.size - PREFIX + size and place <= len(index)
+            if opcode != INDEX_OPCODE or not whole or size % ENTRY.size:
                 raise ReaderError(f'The index at offset {stop} is damaged.')
             first = chunk.chunk_start_offset + _CHUNK_HEAD
             yield _Run(channel, first, stop, index[place - size : place])
