@@ -39,6 +39,9 @@ def make_executor(context: rclpy.Context | None = None) -> Executor:
         return EventsExecutor(context=context)
     return MultiThreadedExecutor(num_threads=4, context=context)
 
+# by executor, for those who are given a node and have something for its executor to look at
+_SPINNERS: dict[Executor, Spinner] = {}
+
 
 class Spinner:
     """Spins nodes in a thread of its own until closed; a context manager.
@@ -57,7 +60,9 @@ class Spinner:
         self._context = context
         self._on_error = on_error
         self._closing = threading.Event()
+        self._turn: Future = Future()  # ends when somebody wants what awaits looked at
         self.executor = make_executor(context)
+        _SPINNERS[self.executor] = self
         for node in nodes:
             self.executor.add_node(node)
         self._thread = threading.Thread(target=self._spin, name='executor')
@@ -74,11 +79,19 @@ class Spinner:
         self._closing.set()
         self.executor.shutdown()  # a mere wake() does not make every executor return
         self._thread.join()
+        _SPINNERS.pop(self.executor, None)
+
+    def look(self) -> None:
+        """Go on with callbacks whose futures are done; from any thread."""
+        self._turn.set_result(None)
 
     def _spin(self) -> None:
         try:
             while not self._closing.is_set() and rclpy.ok(context=self._context):
-                self.executor.spin_once(timeout_sec=LONG_WAIT_S)
+                # EventsExecutor looks at callbacks that await as it begins to spin, and whenever
+                # something else happened; `spin_once` in a loop would do nothing but that
+                turn = self._turn = Future()
+                self.executor.spin_until_future_complete(turn, timeout_sec=LONG_WAIT_S)
         except ExternalShutdownException:
             pass
         except BaseException as error:  # noqa: BLE001 - handed to the main thread
@@ -181,7 +194,9 @@ def off_executor(node: Node, worker: Worker, function: Callable[..., Any], *args
             future.set_exception(error)
         else:
             future.set_result(done.result())
-        executor.wake()  # some executors only look at what awaits when something else happens
+        spinner = _SPINNERS.get(executor)
+        if spinner is not None:
+            spinner.look()
 
     worker.submit(function, *args).add_done_callback(finish)
     return future
