@@ -31,6 +31,7 @@ from vla_alignment_ros.samples import (
 _STORE = get_typestore(Stores.ROS2_JAZZY)
 _TYPES = _STORE.types
 _HEADER = _TYPES['std_msgs/msg/Header']
+_STAMPS = struct.Struct('>iI'), struct.Struct('<iI')  # s and ns, by byte order
 _TIME = _TYPES['builtin_interfaces/msg/Time']
 _DURATION = _TYPES['builtin_interfaces/msg/Duration']
 
@@ -73,8 +74,7 @@ def stamp_ns(raw: bytes, msgtype: str) -> int | None:
         return None
     if len(raw) < 12:
         raise WireError(f'broken {msgtype} of {len(raw)} bytes: no room for a header')
-    order = '<' if raw[1] & 1 else '>'
-    sec, nanosec = struct.unpack_from(order + 'iI', raw, 4)
+    sec, nanosec = _STAMPS[raw[1] & 1].unpack_from(raw, 4)
     return sec * 1_000_000_000 + nanosec
 
 

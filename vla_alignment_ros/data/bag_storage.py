@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from io import BytesIO
+import os
 from pathlib import Path
 import struct
 from typing import Any
@@ -34,6 +35,7 @@ from vla_alignment_ros.data.mcap_records import (
 
 _NO_CHECKSUM = 0
 _FIRST = 2**63 - 1  # rosbags' start time of a chunk without messages
+_MOST_PIECES = 1024  # of one writev(2), on Linux
 _JOIN_BYTES = 4096  # on average: smaller pieces are copied together, larger ones cost more to copy
 
 
@@ -54,16 +56,17 @@ class SteadyMcap(McapWriter):
 
     def write(self, connection: Connection, timestamp: int, data: bytes) -> None:
         """Append one message."""
-        chunk = self.chunk
-        chunk.message_start_time = min(timestamp, chunk.message_start_time)
-        chunk.message_end_time = max(timestamp, chunk.message_end_time)
-        chunk.msgs[connection.id].append((timestamp, self._plain))
-        length = MESSAGE_HEAD + len(data)
-        self._pieces += (
-            MESSAGE.pack(MESSAGE_OPCODE, length, connection.id, 0, timestamp, timestamp),
-            data,
+        chunk, channel, size = self.chunk, connection.id, len(data)
+        if timestamp < chunk.message_start_time:
+            chunk.message_start_time = timestamp
+        if timestamp > chunk.message_end_time:
+            chunk.message_end_time = timestamp
+        chunk.msgs[channel].append((timestamp, self._plain))
+        head = MESSAGE.pack(
+            MESSAGE_OPCODE, MESSAGE_HEAD + size, channel, 0, timestamp, timestamp
         )
-        self._plain += MESSAGE.size + len(data)
+        self._pieces += (head, data)
+        self._plain += MESSAGE.size + size
 
     def flush(self) -> None:
         """Give all that was written to the operating system, as one chunk."""
@@ -75,19 +78,18 @@ class SteadyMcap(McapWriter):
         chunk = self.chunk
         head = chunk.bio.getvalue()  # schemas and channels come before all messages
         plain = len(head) + self._plain
-        pieces = [head, *self._pieces]
+        pieces = [head, *self._pieces] if head else self._pieces
         if self.compression:
             pieces = [self.compressor(b''.join(pieces))]
         elif plain < _JOIN_BYTES * len(pieces):
             pieces = [b''.join(pieces)]
-        packed = sum(map(len, pieces))
+        packed = len(pieces[0]) if len(pieces) == 1 else plain
         name = self.compression.encode()
         about = name + LENGTH.pack(packed)
         start, end = chunk.message_start_time, chunk.message_end_time
         chunk_bytes = CHUNK.size + len(about) + packed
         length = chunk_bytes - PREFIX
         opening = CHUNK.pack(CHUNK_OPCODE, length, start, end, plain, _NO_CHECKSUM, len(name))
-        pieces.insert(0, opening + about)
         index, offsets = bytearray(), bytearray()
         for channel, messages in chunk.msgs.items():
             place = self._end + chunk_bytes + len(index)
@@ -97,14 +99,12 @@ class SteadyMcap(McapWriter):
             index += INDEX.pack(INDEX_OPCODE, length, channel, entries)
             for timestamp, offset in messages:
                 index += ENTRY.pack(timestamp, len(head) + offset)
-        for piece in (*pieces, bytes(index)):
-            self.bio.write(piece)
-        self.bio.flush()
+        _write_all(self.bio.fileno(), [opening + about, *pieces, index])
 
         info = BytesIO()  # as rosbags keeps them until the end of the file
-        info.write(struct.pack('<QQQQI', start, end, self._end, chunk_bytes, len(offsets)))
-        info.write(offsets + struct.pack('<QI', len(index), len(name)) + name)
-        info.write(struct.pack('<QQ', packed, plain))
+        about = struct.pack('<QQQQI', start, end, self._end, chunk_bytes, len(offsets)) + offsets
+        about += struct.pack('<QI', len(index), len(name)) + name
+        info.write(about + struct.pack('<QQ', packed, plain))
         self.chunks.append(info)
         self._end += chunk_bytes + len(index)
         self.message_start_time = min(self.message_start_time, start)
@@ -118,6 +118,16 @@ class SteadyMcap(McapWriter):
         """Write what is left, the index of the file and its metadata."""
         self.flush()
         super().close(version, metadata)
+
+
+def _write_all(descriptor: int, pieces: list[bytes | bytearray]) -> None:
+    """Write them in one go, without a buffer; the system may take less than it is given."""
+    while pieces:
+        done = os.writev(descriptor, pieces[:_MOST_PIECES])
+        while pieces and done >= len(pieces[0]):
+            done -= len(pieces.pop(0))
+        if done:
+            pieces[0] = pieces[0][done:]
 
 
 class SteadySqlite3(Sqlite3Writer):

@@ -1,7 +1,8 @@
 """The folder of a rosbag2 bag in the making: one storage file or several, and `metadata.yaml`.
 
-At any moment at most `UNSAVED_BYTES`, or what came in the last `UNSAVED_S`, is in the memory of
-this process alone; a single message that is larger goes to the operating system at once.
+Between two calls at most `UNSAVED_BYTES`, or what came in the last `UNSAVED_S`, is in the memory
+of this process alone; a message that is larger goes to the operating system at once, together with
+what waited before it where both are no more than `CHUNK_BYTES`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from vla_alignment_ros.data.bag_format import METADATA
 from vla_alignment_ros.data.bag_storage import NamedFolder, STORAGES
 from vla_alignment_ros.data.files import fsync
 
-UNSAVED_BYTES = 256 * 2**10  # a chunk of mcap, or a transaction of sqlite3
+UNSAVED_BYTES = 256 * 2**10  # a chunk of mcap, or a transaction of sqlite3, is closed beyond it
+CHUNK_BYTES = 2**20  # and has no more than this, but for a single message
 UNSAVED_S = 0.5
 STORAGE_ERRORS = (OSError, WriterError, sqlite3.Error)  # what a disk can make of a write
 
@@ -74,7 +76,7 @@ class BagWriter:
         self.folder = folder
         self.connections: list[Connection] = []
         self.saved: Counter[str] = Counter()  # topic -> messages given to the operating system
-        self._unsaved: Counter[str] = Counter()
+        self._unsaved: dict[str, int] = {}
         self._unsaved_bytes = 0
         self._unsaved_since_s = 0.0  # steady
         self._storage_name, self._compressed = storage, compressed
@@ -110,16 +112,17 @@ class BagWriter:
     def write(self, connection: Connection, ts_ns: int, raw: bytes) -> None:
         """Append one message; ts_ns: its log time."""
         data = zstandard.compress(raw) if self._by_message else raw
-        if self._unsaved_bytes and self._unsaved_bytes + len(data) > UNSAVED_BYTES:
+        topic, size = connection.topic, len(data)
+        if self._unsaved_bytes and self._unsaved_bytes + size > CHUNK_BYTES:
             self.flush()
-        full = self._storage.size + len(data) > self._split_bytes
+        full = self._storage.size + size > self._split_bytes
         if self._split_bytes and full and self._files[-1].counts:
             self._next_file()
         if not self._unsaved:
             self._unsaved_since_s = time.monotonic()
         self._storage.write(connection, ts_ns, data)
-        self._unsaved[connection.topic] += 1
-        self._unsaved_bytes += len(data)
+        self._unsaved[topic] = self._unsaved.get(topic, 0) + 1
+        self._unsaved_bytes += size
         self._files[-1].add(connection.id, ts_ns)
         if self._unsaved_bytes >= UNSAVED_BYTES:
             self.flush()
@@ -134,7 +137,8 @@ class BagWriter:
     def flush(self) -> None:
         """Give everything to the operating system: the end of this process does not lose it."""
         self._storage.flush()
-        self.saved += self._unsaved
+        for topic, count in self._unsaved.items():
+            self.saved[topic] += count
         self._unsaved.clear()
         self._unsaved_bytes = 0
 

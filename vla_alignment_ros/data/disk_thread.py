@@ -21,6 +21,7 @@ from vla_alignment_ros.errors import BagError
 
 JOIN_S = 10.0
 LOOK_S = 0.25  # between two looks at the disk
+WAKE_BYTES = 64 * 2**10  # of messages that wait: below that they do until the next look
 _LOG = logging.getLogger(__name__)
 
 
@@ -60,7 +61,7 @@ class DiskThread:
         on_low_disk: Callable[[Session, str], None],
     ) -> None:
         self.root = root
-        self.lock = threading.Condition()
+        self.lock = threading.RLock()
         self.waiting_bytes = 0
         self.free_bytes: int | None = None  # of the disk; None: not known
         remove_shells(root)
@@ -72,6 +73,9 @@ class DiskThread:
         self._session: Session | None = None  # that is open
         self._looked_s = -LOOK_S
         self._closing = False
+        # held while nothing needs the thread; a Condition costs more, with a lock for every wait
+        self._bell = threading.Lock()
+        self._bell.acquire()
         self._thread = threading.Thread(target=self._run, name='recorder', daemon=True)
         self._thread.start()
 
@@ -82,34 +86,43 @@ class DiskThread:
             return
         self.waiting_bytes += len(raw)
         self._queue.append(('write', None, session, topic, ts_ns, raw))
-        self.lock.notify()
+        if self.waiting_bytes >= WAKE_BYTES:
+            self._ring()
 
     def command(self, kind: str, session: Session, *arguments: Any) -> Future:
         """Ask for 'open', 'say', 'note', 'finish', 'discard' or 'keep', behind what waits."""
         done: Future = Future()
         self._queue.append((kind, done, session, *arguments))
-        self.lock.notify()
+        self._ring()
         return done
 
     def close(self) -> None:
         """End the thread, after all that waits."""
         with self.lock:
             self._closing = True
-            self.lock.notify()
+            self._ring()
         self._thread.join(JOIN_S)
+
+    def _ring(self) -> None:
+        if self._bell.locked():
+            self._bell.release()
 
     # -- in the thread --------------------------------------------------------------------------
 
     def _run(self) -> None:
+        closing = False
         while True:
+            self._bell.acquire(timeout=0.0 if closing else LOOK_S)
             with self.lock:
-                self.lock.wait_for(lambda: self._queue or self._closing, LOOK_S)
-                if self._closing and not self._queue:
-                    return
-                item = self._queue.popleft() if self._queue else None
-            if item is not None:
+                items, self._queue = self._queue, deque()
+                closing = self._closing
+            for item in items:
                 self._do(*item)
-            if time.monotonic() - self._looked_s >= LOOK_S:
+                if time.monotonic() - self._looked_s >= LOOK_S:
+                    self._look()
+            if not items:
+                if closing:
+                    return
                 self._look()
 
     def _do(self, kind: str, done: Future | None, session: Session, *arguments: Any) -> None:

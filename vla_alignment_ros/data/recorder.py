@@ -49,6 +49,8 @@ class EpisodeRecorder:
         self.options = options or RecorderOptions()
         self.last_kept = ''  # name of the last bag of `save_last`
         self._types = embodiment.recorded_topics()
+        self._said = embodiment.instruction_topic
+        self._holding = (self._said, INTERVENTION_TOPIC)  # what they say is so until the next
         self.disk = DiskThread(Path(root), embodiment, self.options, offered, self._on_low_disk)
         self._lock = self.disk.lock
         self._session: Session | None = None
@@ -82,7 +84,7 @@ class EpisodeRecorder:
             session.held, messages = self._recent.take(lead_s, time.monotonic())
             self._take_overs = _take_overs(session.held, messages)
             for topic, raw in messages:
-                self._take(session, topic, raw)
+                self._take(session, topic, raw, self._stamp(topic, raw))
         try:
             return ready.result()
         except BagError:
@@ -95,20 +97,21 @@ class EpisodeRecorder:
 
         A broken instruction is recorded and counted, but the one before it stays the label.
         """
-        now_s = time.monotonic()
+        now_s, stamp = time.monotonic(), self._stamp(topic, raw)
         with self._lock:
             self._arrivals.came(topic, now_s)
-            stamp, meaning = self._stamp(topic, raw), self._meaning(topic, raw)
-            session = self._session
+            session, holding = self._session, topic in self._holding
+            meaning = self._meaning(topic, raw) if holding else ''
             if session is None:
                 self._recent.push(topic, raw, now_s, meaning)
             else:
-                self._recent.pass_by(topic, raw, meaning)
-                if meaning == HOLDS and topic == self.embodiment.instruction_topic:
+                if holding:
+                    self._recent.pass_by(topic, raw, meaning)
+                if meaning == HOLDS and topic == self._said:
                     self.disk.command('say', session, self._instruction)
                 # said before the episode and now repeated: not part of it
                 if stamp is None or stamp != self._before.get(topic):
-                    self._take(session, topic, raw)
+                    self._take(session, topic, raw, stamp)
             if stamp is not None:
                 self._newest[topic] = stamp
 
@@ -151,7 +154,7 @@ class EpisodeRecorder:
                 raise BagError('an episode is being recorded: the last seconds are part of it')
             if not self.options.keep_last_s:
                 raise BagError('nothing is kept in memory: set keep_last_s')
-            said = self.embodiment.instruction_topic
+            said = self._said
             held, messages = self._recent.take(self.options.keep_last_s, time.monotonic())
             if all(topic in (said, INTERVENTION_TOPIC) for topic, _ in messages):
                 raise BagError(f'nothing came in the last {self.options.keep_last_s:g} s')
@@ -197,7 +200,7 @@ class EpisodeRecorder:
         """Topics that have not come for some seconds; the instruction where none is known."""
         with self._lock:
             silent = self._arrivals.silent(time.monotonic())
-        said = self.embodiment.instruction_topic
+        said = self._said
         latched = {INTERVENTION_TOPIC, said if self._instruction else ''}
         return [topic for topic in silent if topic not in latched]
 
@@ -256,7 +259,7 @@ class EpisodeRecorder:
         return stamp if stamp is not None and stamp > 0 else None
 
     def _meaning(self, topic: str, raw: bytes) -> str:
-        if topic == self.embodiment.instruction_topic:
+        if topic == self._said:
             text = _text(raw)
             self._instruction = self._instruction if text is None else text
             return BROKEN if text is None else HOLDS
@@ -264,13 +267,14 @@ class EpisodeRecorder:
             return {True: HOLDS, False: ENDS, None: ''}[self._take_overs.hear(raw)]
         return ''
 
-    def _take(self, session: Session, topic: str, raw: bytes) -> None:
-        stamp, said = self._stamp(topic, raw), self.embodiment.instruction_topic
-        if topic == said and _text(raw) is not None:
-            # said anew before anything was seen: the old one tells nothing
-            session.held = [(other, old) for other, old in session.held if other != said]
-        elif stamp is not None or topic in (said, INTERVENTION_TOPIC):
-            self._take_held(session)
+    def _take(self, session: Session, topic: str, raw: bytes, stamp: int | None) -> None:
+        if session.held:
+            said = self._said
+            if topic == said and _text(raw) is not None:
+                # said anew before anything was seen: the old one tells nothing
+                session.held = [(other, old) for other, old in session.held if other != said]
+            elif stamp is not None or topic in self._holding:
+                self._take_held(session)
         self._count(session, topic, raw, stamp)
 
     def _take_held(self, session: Session) -> None:
@@ -281,7 +285,7 @@ class EpisodeRecorder:
     def _count(self, session: Session, topic: str, raw: bytes, stamp: int | None) -> None:
         count = session.counts[topic]
         count.received += 1
-        if topic == self.embodiment.instruction_topic and _text(raw) is None:
+        if topic == self._said and _text(raw) is None:
             count.broken += 1
         for placed in session.times.place(topic, raw, stamp):
             self.disk.write(session, *placed)

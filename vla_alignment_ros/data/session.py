@@ -49,7 +49,8 @@ class LogTimes:
         self.newest_ns = stamp_ns if stamp_ns < newest - SET_BACK_NS else max(stamp_ns, newest)
         if self.first_ns is None:
             self.first_ns = stamp_ns
-        return [*self.rest(stamp_ns), (topic, stamp_ns, raw)]
+        placed = [(topic, stamp_ns, raw)]
+        return [*self.rest(stamp_ns), *placed] if self._early else placed
 
     def rest(self, ts_ns: int) -> list[tuple[str, int, bytes]]:
         """What still waits for a stamp, all at one time."""
