@@ -16,10 +16,10 @@ from rosbags.rosbag2 import Reader
 import yaml
 
 from vla_alignment_ros import wire
-from vla_alignment_ros.data import bag_writer
+from vla_alignment_ros.data import bag_storage, bag_writer
 from vla_alignment_ros.data.bag import EpisodeReader, EpisodeWriter, find_episodes, OfferedQos
 from vla_alignment_ros.data.bag_format import sanitize_name
-from vla_alignment_ros.data.bag_writer import UNSAVED_BYTES, UNSAVED_S
+from vla_alignment_ros.data.bag_writer import CHUNK_BYTES, UNSAVED_BYTES, UNSAVED_S
 from vla_alignment_ros.errors import BagError
 
 STRING = 'std_msgs/msg/String'
@@ -139,6 +139,35 @@ def test_little_is_in_the_memory_of_the_process_alone(tmp_path, embodiment, stor
         assert saved > 1_000
         writer.write('big', STRING, 1, bytes(4 * UNSAVED_BYTES))
         assert writer.saved_counts() == {'a': 2_000, 'big': 1}
+
+
+def test_what_waits_goes_into_the_chunk_of_an_image_that_leaves_it_small(tmp_path, embodiment):
+    with EpisodeWriter(tmp_path, embodiment) as writer:
+        for size in (900_000, UNSAVED_BYTES - 1_000, CHUNK_BYTES - 100):
+            writer.write('a', STRING, 1, texts(1)[0])
+            writer.write('big', STRING, 1, bytes(size))
+        path = writer.finish(True)
+    with open(next(path.glob('*.mcap')), 'rb') as file:
+        chunks = make_reader(file).get_summary().chunk_indexes
+    held = [sorted(chunk.message_index_offsets) for chunk in chunks]
+    # the second image is too small to close a chunk, the last too large to join one
+    assert held == [[1, 2], [1, 2], [2]]
+    assert all(chunk.uncompressed_size < CHUNK_BYTES + 1_000 for chunk in chunks)
+
+
+def test_a_system_that_takes_less_than_it_is_given_gets_the_rest(
+    tmp_path, embodiment, monkeypatch
+):
+    def some(descriptor, pieces):
+        return os.write(descriptor, b''.join(pieces)[:70])
+
+    monkeypatch.setattr(bag_storage, 'os', SimpleNamespace(writev=some))
+    raws = texts(40)
+    with EpisodeWriter(tmp_path, embodiment) as writer:
+        for ts_ns, raw in enumerate(raws):
+            writer.write('a', STRING, ts_ns, raw)
+        path = writer.finish(True)
+    assert [raw for *_, raw in EpisodeReader(path).messages()] == raws
 
 
 def test_what_waits_is_saved_after_a_moment(tmp_path, embodiment, monkeypatch):

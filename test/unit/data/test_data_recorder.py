@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 import struct
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -104,6 +105,37 @@ def test_received_is_written_plus_dropped(embodiment, tmp_path: Path, monkeypatc
         assert in_bag.get(topic, 0) == count.written
         if topic in embodiment.topics() and topic != 'instruction':
             assert count.received == 100
+
+
+def test_small_messages_wait_for_the_next_look_and_bytes_do_not(embodiment, tmp_path, monkeypatch):
+    woken = []
+    ring = disk_thread.DiskThread._ring
+
+    def wake(thread):
+        woken.append(thread.waiting_bytes)
+        ring(thread)
+
+    monkeypatch.setattr(disk_thread.DiskThread, '_ring', wake)
+    monkeypatch.setattr(disk_thread, 'LOOK_S', 3600.0)
+    recorder = EpisodeRecorder(tmp_path, embodiment)
+    topic = embodiment.joint_states_topic
+    raw = wire.encode_joint_state(1, ['a'], np.zeros(1))
+    try:
+        recorder.start(0)
+        woken.clear()
+        for _ in range(50):
+            recorder.push(topic, raw)
+        assert woken == []
+        assert recorder.disk.waiting_bytes == 50 * len(raw)
+        camera = embodiment.cameras[0].topic
+        recorder.push(camera, wire.encode_image(np.zeros((300, 300, 3), np.uint8), 2, 'camera'))
+        deadline = time.monotonic() + 60.0
+        while recorder.disk.waiting_bytes:
+            assert time.monotonic() < deadline
+        assert recorder.counts()[topic].written == 50
+        recorder.discard()  # nobody waits an hour for a command
+    finally:
+        recorder.close()
 
 
 def test_a_discarded_take_leaves_nothing_and_does_not_leak(recorder, embodiment, tmp_path):
