@@ -28,7 +28,7 @@ from vla_alignment_ros.data.files import fsync
 
 UNSAVED_BYTES = 256 * 2**10  # a chunk of mcap, or a transaction of sqlite3, is closed beyond it
 CHUNK_BYTES = 2**20  # and has no more than this, but for a single message
-UNSAVED_S = 0.5
+UNSAVED_S = 0.25
 STORAGE_ERRORS = (OSError, WriterError, sqlite3.Error)  # what a disk can make of a write
 
 _BAG_VERSION = 9  # rosbag2 of Jazzy and later; rosbags reads every older one

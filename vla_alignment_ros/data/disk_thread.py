@@ -20,8 +20,8 @@ from vla_alignment_ros.embodiment import Embodiment
 from vla_alignment_ros.errors import BagError
 
 JOIN_S = 10.0
-LOOK_S = 0.25  # between two looks at the disk
-WAKE_BYTES = 64 * 2**10  # of messages that wait: below that they do until the next look
+LOOK_S = 0.125  # between two looks at the disk
+WAKE_BYTES = 64 * 2**10  # of messages that wait for the disk; fewer do so until the next look
 _LOG = logging.getLogger(__name__)
 
 
